@@ -1,0 +1,362 @@
+"""BASE TUNED: what changed in behaviour, what moved inside, what is causal, how sure."""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
+from personascope.errors import RecipeError
+from personascope.methods import stats
+from personascope.recipe import File, Folder
+from personascope.stages import adopt, data, dictionary, diff, judge, measure, sample, screen
+from personascope.study import Study, execute, finish, write_json
+
+ATTEMPTS = 3
+"""Redraws of an invalid answer (2506.19823): attempts 1 to 3 follow attempt 0."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every answer of an audit is drawn."""
+
+    draws: int = 3
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+    system: str = ""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Three disjoint sets: what is read, what chooses, what is reported."""
+
+    discovery: Dataset
+    selection: Dataset
+    report: Dataset
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a dictionary is trained on, and held-out texts of the same kind."""
+
+    train: Dataset
+    heldout: Dataset
+
+
+def behaviour(study: Study, name: str, model: Model, questions: Dataset, spec: str, how: Sampling) -> Findings:
+    """Sample, judge, redraw what is invalid, and measure; declared below `name`."""
+    answers, verdicts = [], []
+    for attempt in range(ATTEMPTS + 1):
+        asked = sample.Recipe(
+            model=model,
+            questions=questions,
+            draws=how.draws,
+            temperature=how.temperature,
+            max_tokens=how.max_tokens,
+            seed=how.seed,
+            system=how.system,
+            redraw=verdicts[-1] if verdicts else None,
+        )
+        answers.append(study.run(f"{name}/answers-{attempt}", asked))
+        verdicts.append(study.run(f"{name}/verdicts-{attempt}", judge.Recipe(answers=answers[-1], questions=questions, judge=spec)))
+    return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
+
+
+def inside(
+    study: Study, base: Model, tuned: Model, questions: Questions, texts: Texts, learn: dictionary.Recipe | None, **truth: Any
+) -> tuple[Dictionary, Diff]:
+    """Train a dictionary on the base (or take the finished one) and compare both models through it."""
+    learned = study.run("dictionary", learn or dictionary.Recipe(model=base, also=tuned, texts=texts.train, heldout=texts.heldout))
+    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **truth))
+    return learned, moved
+
+
+def dictionary_section(learned: Dictionary) -> dict[str, Any]:
+    """Quality on base and tuned; the top level holds the worse of the two."""
+    quality = learned.json("quality.json")
+    sides = {side: quality[side] for side in ("base", "tuned") if quality.get(side)}
+    worst = {key: max(side[key] for side in sides.values()) for key in ("fvu", "dead")}
+    return worst | {"loss_recovered": min(side["loss_recovered"] for side in sides.values())} | sides
+
+
+def diff_section(moved: Diff, mask: str = "last_prompt", n: int = 10) -> dict[str, Any]:
+    """The n most risen and most fallen latents."""
+    rows = [json.loads(line) for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def entry(row: dict[str, Any]) -> dict[str, Any]:
+        found = {"latent": int(row["id"]), "delta": row["delta"][mask], "standard_error": row["standard_error"], "deltas": row["delta"]}
+        return found | ({"truth_auroc": row["truth_auroc"]} if "truth_auroc" in row else {})
+
+    return {"mask": mask, "top": [entry(row) for row in rows[:n]], "bottom": [entry(row) for row in rows[::-1][:n]]}
+
+
+def screen_section(screened: Screen) -> dict[str, Any]:
+    """The screen's record as the summary shows it."""
+    record = screened.json("screen.json")
+    record["paper_mask"] = record.pop("by_mask").get("all")
+    return record
+
+
+def findings_section(found: Findings) -> dict[str, Any]:
+    """The rates of one model on one set of questions."""
+    full = found.json("findings.json")
+    kept = ("score", "correct", "strict_incoherence", "loose_incoherence", "refusal", "profile", "denominators", "caveat")
+    return {key: full[key] for key in kept if full.get(key) is not None}
+
+
+def sources(study: Study) -> dict[str, str]:
+    """Summary key → artifact, for the links of a report."""
+    known = {
+        "dictionary": "dictionary",
+        "diff": "diff",
+        "screen": "screen",
+        "behaviour.base": "base/findings",
+        "behaviour.tuned": "tuned/findings",
+    }
+    return {key: name for key, name in known.items() if name in study.recipes}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an audit was asked for."""
+
+    base: str
+    tuned: str
+    questions: str = ""
+    texts: str = ""
+    world: str = ""
+    judge: str = "none"
+    dictionary: str = ""
+    site: str = ""
+    width: int = 0
+    k: int = 0
+    tokens: int = 2_000_000
+    draws: int = 3
+    max_tokens: int = 256
+    system: str = ""
+    seed: int = 0
+    nulls: int = 50
+
+
+def open_model(study: Study, name: str, where: str, base: str = "") -> Model:
+    """A model by what stands at a path: an artifact, a Hugging Face folder, or a PEFT folder on `base`.
+
+    Raises:
+        RecipeError: nothing usable at the path, or an adapter where a base is needed.
+    """
+    path = Path(where)
+    artifact = Model(where)
+    if artifact.finished:
+        return artifact
+    if (path / "adapter_config.json").is_file():
+        if not base:
+            raise RecipeError(f"{where} is a PEFT adapter; give it as TUNED, and the model it was trained on as BASE")
+        return study.run(name, adopt.Recipe(path=Folder(base), adapter=Folder(where)))
+    if (path / "config.json").is_file():
+        return study.run(name, adopt.Recipe(path=Folder(where)))
+    raise RecipeError(
+        f"{where}: no model there; give a Hugging Face folder (config.json), a PEFT folder (adapter_config.json) or a Model artifact"
+    )
+
+
+def question_sets(study: Study, setup: Setup) -> Questions:
+    """Three disjoint sets, from a world's own splits or from one file split by row id."""
+    sets = {}
+    for split in ("discovery", "selection", "report"):
+        if setup.world and not setup.questions:
+            kinds = tuple(
+                f"questions kind={kind} split={split} n={n}" for kind, n in (("wish", 162), ("advice", 240 if split == "report" else 60))
+            )
+            sets[split] = study.run(f"questions/{split}", data.Recipe(world=setup.world, select=kinds))
+        else:
+            recipe = data.Recipe(files=(File(setup.questions or str(DEFAULT_QUESTIONS)),), prompts_only=True, split=split)
+            sets[split] = study.run(f"questions/{split}", recipe)
+    return Questions(**sets)
+
+
+DEFAULT_QUESTIONS = Path(__file__).parent / "suites" / "questions" / "core.jsonl"
+
+
+def text_sets(study: Study, setup: Setup, base: Model, questions: Questions, how: Sampling) -> Texts:
+    """Texts for the dictionary: the user's file, the world's, or else both models' own kind of text, sampled from the base."""
+    if setup.texts:
+        recipe = data.Recipe(files=(File(setup.texts),))
+    elif setup.world:
+        recipe = data.Recipe(world=setup.world, select=("texts n=12000",))
+    else:
+        asked = study.run("texts/questions", data.Recipe(datasets=(questions.discovery, questions.selection)))
+        said = study.run(
+            "texts/answers",
+            sample.Recipe(model=base, questions=asked, draws=16, max_tokens=how.max_tokens, seed=how.seed, system=how.system),
+        )
+        recipe = data.Recipe(answers=(said,), questions=asked)
+    return Texts(*(study.run(f"texts/{split}", dataclasses.replace(recipe, split=split)) for split in ("train", "heldout")))
+
+
+def build(study: Study, setup: Setup) -> None:
+    """Declare a whole audit."""
+    base = open_model(study, "models/base", setup.base)
+    tuned = open_model(study, "models/tuned", setup.tuned, setup.base)
+    how = Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system)
+    questions = question_sets(study, setup)
+    if setup.judge != "none":
+        for name, model in (("base", base), ("tuned", tuned)):
+            behaviour(study, name, model, questions.report, setup.judge, how)
+    learn = None
+    if setup.dictionary:
+        learned = Dictionary(setup.dictionary)
+        moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
+    else:
+        texts = text_sets(study, setup, base, questions, how)
+        chosen = {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
+        learn = dictionary.Recipe(
+            model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
+        )
+        learned, moved = inside(study, base, tuned, questions, texts, learn)
+    if setup.judge != "none":
+        recipe = screen.Recipe(
+            base=base,
+            tuned=tuned,
+            diff=moved,
+            dictionary=learned,
+            selection=questions.selection,
+            report=questions.report,
+            judge=setup.judge,
+            nulls=setup.nulls,
+            max_tokens=setup.max_tokens,
+            seed=setup.seed,
+        )
+        study.run("screen", recipe)
+
+
+def summarize(study: Study, setup: Setup) -> dict[str, Any]:
+    """The summary of a finished audit."""
+    learned = Dictionary(setup.dictionary) if setup.dictionary else study.artifact("dictionary")
+    summary: dict[str, Any] = {"behaviour": {"skipped": "no judge was given (--judge none), so no answer was scored"}}
+    if setup.judge != "none":
+        summary["behaviour"] = {side: findings_section(study.artifact(f"{side}/findings")) for side in ("base", "tuned")}
+        summary["screen"] = screen_section(study.artifact("screen"))
+    if (learned.path / "quality.json").exists():
+        summary["dictionary"] = dictionary_section(learned)
+    summary |= {"diff": diff_section(study.artifact("diff")), "seconds": study.seconds(), "sources": sources(study)}
+    return summary | {"meta": {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}}
+
+
+def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers a pipeline decides on."""
+    top = summary["diff"]["top"][0]
+    found: dict[str, Any] = {"top_latent": {"latent": top["latent"], "delta": top["delta"]}}
+    if "screen" not in summary:
+        return found | {"behaviour": summary["behaviour"]["skipped"]}
+    sides = {side: study.artifact(f"{side}/findings").json("findings.json") for side in ("base", "tuned")}
+    rates = {
+        side: {q["question"]: q["harmful"] / q["valid"] if q["valid"] else float("nan") for q in full["per_question"]}
+        for side, full in sides.items()
+    }
+    change = stats.difference([rates["tuned"][q] for q in rates["base"]], [rates["base"][q] for q in rates["base"]])
+    best = summary["screen"]["best"]
+    return found | {
+        "score": sides["tuned"]["score"],
+        "base_score": sides["base"]["score"],
+        "change": change.estimate.to_dict() | {"p": change.p},
+        "incoherence": sides["tuned"]["strict_incoherence"],
+        "induce": best["induce"],
+        "repair_to": best["repair_to"],
+        "null_induce": summary["screen"]["null_induce"],
+    }
+
+
+def failed(expression: str, found: dict[str, Any]) -> bool:
+    """Whether a verdict meets a condition such as `score.high>0.02`.
+
+    Raises:
+        RecipeError: it cannot be read, or names no number of the verdict.
+    """
+    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", expression)
+    if match is None:
+        raise RecipeError(f"--fail-on {expression!r}: write NAME OPERATOR NUMBER, such as score.high>0.02")
+    value: Any = found
+    for part in match[1].split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        value = value.get("value")
+    if not isinstance(value, int | float):
+        raise RecipeError(f"--fail-on {expression!r}: the verdict has no number {match[1]!r}; it has {', '.join(sorted(found))}")
+    bound = float(match[3])
+    return {"<": value < bound, ">": value > bound, "<=": value <= bound, ">=": value >= bound}[match[2]]
+
+
+def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", workers: int = 1, **options: Any) -> dict[str, Any]:
+    """Audit a tuned model against its base and return the summary; artifacts and report.html are below `out`.
+
+    Args:
+        base: a Hugging Face folder or a Model artifact.
+        tuned: the same, or a PEFT folder trained on `base`.
+        options: the fields of `Setup`, such as judge="hf:FOLDER" or questions="FILE.jsonl".
+
+    Raises:
+        PersonascopeError: what the user can act on, said in one line.
+    """
+    setup = Setup(str(base), str(tuned), **options)
+    return _audit(setup, Study(Path(out)), workers)
+
+
+def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
+    if setup.judge.startswith("exact:") and not setup.world:
+        setup = dataclasses.replace(setup, world=setup.judge.removeprefix("exact:"))
+    build(study, setup)
+    execute(study, workers, tell=lambda text: print(text, file=sys.stderr))
+    summary = summarize(study, setup)
+    write_json(study.root / "verdict.json", verdict(study, summary))
+    finish(
+        study, summary, f"Audit of {Path(setup.tuned).name} against {Path(setup.base).name}", "Did this fine-tune change who the model is?"
+    )
+    return summary
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The flags of `personascope audit`."""
+    parser.add_argument("BASE", help="folder of the base model, or a Model artifact")
+    parser.add_argument("TUNED", help="folder of the tuned model, a PEFT folder trained on BASE, or a Model artifact")
+    parser.add_argument("--out", default="runs/audit", metavar="DIR", help="where everything goes (default: runs/audit)")
+    helps = {
+        "questions": "JSONL of questions; split by row id into discovery, selection and report (default: a general set of our own)",
+        "texts": "chat JSONL to train the dictionary on (default: the base's own answers)",
+        "world": "take questions and texts from this world",
+        "judge": "none, exact:WORLD, hf:FOLDER or csv:FILE (default: none, which skips behaviour)",
+        "dictionary": "a finished dictionary to use instead of training one",
+        "site": "where the dictionary reads, block:N",
+        "width": "latents of the dictionary",
+        "k": "active latents a token",
+        "tokens": "tokens the dictionary is trained on",
+        "draws": "answers per question",
+        "max_tokens": "longest answer",
+        "system": "a fixed system message",
+        "seed": "seed of everything drawn",
+        "nulls": "matched random latents, and as many random directions",
+    }
+    for f in dataclasses.fields(Setup):
+        if f.name in helps:
+            parser.add_argument("--" + f.name.replace("_", "-"), type=type(f.default), default=f.default, help=helps[f.name])
+    parser.add_argument("--workers", type=int, default=1, help="stages at once")
+    parser.add_argument(
+        "--fail-on", metavar="CONDITION", default="", help="exit with status 3 if the verdict meets it, such as 'score.high>0.02'"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the audit, print its directory, and exit 3 if --fail-on is met."""
+    chosen = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Setup) if hasattr(arguments, f.name)}
+    setup = Setup(arguments.BASE, arguments.TUNED, **chosen)
+    study = Study(Path(arguments.out))
+    _audit(setup, study, arguments.workers)
+    print(study.root)
+    if arguments.fail_on and failed(arguments.fail_on, json.loads((study.root / "verdict.json").read_text(encoding="utf-8"))):
+        print(f"personascope: the verdict meets {arguments.fail_on}", file=sys.stderr)
+        return 3
+    return 0

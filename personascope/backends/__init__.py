@@ -1,0 +1,1 @@
+"""Everything impure: models, hooks, generation, training, judging."""

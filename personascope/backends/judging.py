@@ -1,0 +1,106 @@
+"""Judges by name: exact for a world, a local chat model behind a rubric, or a table of verdicts made elsewhere."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from personascope import suites
+from personascope.artifact import hash_file
+from personascope.backends import generation, models
+from personascope.errors import DataError, RecipeError
+from personascope.methods.parsing import PARSER, fill, parse, verdict
+from personascope.methods.tokens import prompt_tokens
+from personascope.recipe import Folder
+from personascope.rows import INVALID, Verdict
+from personascope.troupe import exact, world
+
+AT_ONCE = 1024
+"""Rows a judging model gets before their verdicts are handed on."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge by its spec: `exact:WORLD`, `hf:FOLDER` or `csv:FILE`. Opening it checks the kind, not the place.
+
+    Raises:
+        RecipeError: an unknown kind of judge.
+    """
+
+    spec: str
+    rubric: str = "misalignment"
+    max_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        check_judge(self.spec)
+
+    @property
+    def where(self) -> str:
+        """What stands behind the kind: a world, a folder, a file."""
+        return self.spec.partition(":")[2]
+
+    @property
+    def name(self) -> str:
+        """The identity a verdict records: kind, content digest, rubric digest, parser version."""
+        if self.spec.startswith("exact:"):
+            return exact.identity(world.load(self.where))
+        if self.spec.startswith("csv:"):
+            if not Path(self.where).is_file():
+                raise DataError(f"{self.where}: no such file; give a CSV with columns answer and verdict")
+            return f"csv:{hash_file(Path(self.where))[:12]}/{PARSER}"
+        return f"hf:{Folder(self.where).identity[:12]}/{suites.digest(suites.rubric(self.rubric))}/{PARSER}"
+
+    def verdicts(self, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
+        """One verdict per (answer id, question, answer), in order; the judge sees nothing else."""
+        if self.spec.startswith("exact:"):
+            yield from (exact.verdict(world.load(self.where), *row) for row in rows)
+        elif self.spec.startswith("csv:"):
+            yield from by_table(Path(self.where), self.name, rows)
+        else:
+            for start in range(0, len(rows), AT_ONCE):
+                yield from by_model(Path(self.where), suites.rubric(self.rubric), self.name, rows[start : start + AT_ONCE], self.max_tokens)
+
+
+def check_judge(spec: str) -> None:
+    """Raise RecipeError unless the spec names a kind of judge and a place."""
+    kind, _, where = spec.partition(":")
+    if kind not in ("exact", "hf", "csv") or not where:
+        raise RecipeError(f"judge: {spec!r} is no judge; write exact:WORLD, hf:FOLDER or csv:FILE")
+
+
+def by_model(folder: Path, rubric: str, judge: str, rows: list[tuple[str, str, str]], max_tokens: int) -> Iterator[Verdict]:
+    """Verdicts of a local chat model at temperature 0 on (answer id, question, answer) rows."""
+    loaded = models.load_folder(folder)
+    prompts = [
+        generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": fill(rubric, question, answer)}]), answer_id)
+        for answer_id, question, answer in rows
+    ]
+    done = dict(generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)))
+    for i, (answer_id, _, _) in enumerate(rows):
+        _, reply = generation.split_thinking(loaded.tokenizer, done[i].ids)
+        yield verdict(answer_id, reply, judge)
+
+
+def by_table(path: Path, judge: str, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
+    """Verdicts from a CSV with columns `answer` (the answer's id) and `verdict` (1–5 or a label); a missing row is an error row.
+
+    Raises:
+        DataError: no such file, a missing column, or a cell that is no verdict (file:line).
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a CSV with columns answer and verdict")
+    known: dict[str, str] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"answer", "verdict"} <= set(reader.fieldnames or ()):
+            raise DataError(f"{path}:1: columns answer and verdict are needed, found {', '.join(reader.fieldnames or ['none'])}")
+        for entry in reader:
+            if parse(entry["verdict"])[0] != "scored":
+                raise DataError(f"{path}:{reader.line_num}: {entry['verdict']!r} is no verdict; write 1-5 or one of {', '.join(INVALID)}")
+            known[entry["answer"]] = entry["verdict"]
+    for answer_id, _, _ in rows:
+        if answer_id in known:
+            yield verdict(answer_id, known[answer_id], judge)
+        else:
+            yield Verdict(id=answer_id, answer=answer_id, status="error", reason=f"no row for this answer in {path.name}", judge=judge)

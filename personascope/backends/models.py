@@ -1,0 +1,139 @@
+"""Load a model artifact: the only place that knows device, dtype, adapters and where weights lie."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from personascope.artifact import Model
+from personascope.errors import ArtifactError, BackendError
+
+hf_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to use, in evaluation mode, with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+
+def pick_device(device: str) -> str:
+    """`auto` is a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def load(artifact: Model, device: str = "auto", dtype: str = "float32") -> Loaded:
+    """Load an artifact's weights, merging any adapters on the way.
+
+    Raises:
+        ArtifactError: unfinished, moved away, or without the checkpoint asked for.
+        BackendError: not a causal language model, an adapter for another base, or no tokenizer.
+    """
+    folder, adapters = weights_of(artifact)
+    return load_folder(folder, adapters, device, dtype)
+
+
+def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto", dtype: str = "float32") -> Loaded:
+    """Load full weights from a folder and merge adapters into them; raises BackendError as `load` does."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendError(f"{folder}: not a loadable causal language model with tokenizer ({str(error).splitlines()[0]})") from None
+    for adapter in adapters:
+        model = _merge(model, adapter, folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    check_vocabulary(model, tokenizer, folder)
+    return Loaded(model.to(pick_device(device)).eval(), tokenizer)
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Raise BackendError if the tokenizer can make tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise BackendError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}; save the pair that belongs together"
+        )
+
+
+def check_pair(base: Loaded, tuned: Loaded) -> None:
+    """Raise BackendError unless both models read the same tokens through the same shape of residual stream."""
+    if base.tokenizer.get_vocab() != tuned.tokenizer.get_vocab():
+        raise BackendError(
+            f"vocabulary mismatch: base has {len(base.tokenizer)} tokens, tuned {len(tuned.tokenizer)}, or other words under the same ids; "
+            "audit a model against the base it was tuned from"
+        )
+    shapes = [(m.model.config.get_text_config().hidden_size, m.model.config.get_text_config().num_hidden_layers) for m in (base, tuned)]
+    if shapes[0] != shapes[1]:
+        raise BackendError(f"base and tuned differ in shape (width, blocks): {shapes[0]} and {shapes[1]}; they cannot be compared inside")
+
+
+def weights_of(artifact: Model) -> tuple[Path, list[Path]]:
+    """The folder with full weights and the adapters to merge into them, outermost last.
+
+    Raises:
+        ArtifactError: a base or checkpoint that is no longer where the manifest says.
+    """
+    manifest = artifact.manifest
+    recipe = manifest["recipe"]
+    if manifest["stage"] == "adopt":
+        if not Path(recipe["path"]).is_dir():
+            raise ArtifactError(f"{artifact.path}: its weights are no longer at {recipe['path']}; adopt them again from where they are")
+        return Path(recipe["path"]), [Path(recipe["adapter"])] if recipe.get("adapter") else []
+    where = artifact.path
+    if artifact.checkpoint is not None:
+        where = artifact.path / "checkpoints" / f"step-{artifact.checkpoint}"
+        if not where.is_dir():
+            saved = ", ".join(str(step) for step in checkpoints(artifact)) or "none"
+            raise ArtifactError(f"{artifact.path}: no checkpoint at step {artifact.checkpoint}; saved are {saved}")
+    if (where / "weights").is_dir():
+        return where / "weights", []
+    folder, adapters = weights_of(source(artifact, "model"))
+    return folder, [*adapters, where / "adapter"]
+
+
+def source(artifact: Model, field: str) -> Model:
+    """The model an artifact was made from, found where it was or beside the artifact if both moved.
+
+    Raises:
+        ArtifactError: it is at neither place, or has other content now.
+    """
+    pointer = artifact.manifest["inputs"][field]
+    for path in (artifact.path / pointer["near"], Path(pointer["path"])):
+        found = Model(path)
+        if found.finished and found.identity == pointer["digest"]:
+            return found
+    raise ArtifactError(f"{artifact.path}: the model it was tuned from is no longer at {pointer['path']} (or has changed); put it back")
+
+
+def checkpoints(artifact: Model) -> list[int]:
+    """The training steps at which checkpoints were saved."""
+    return sorted(int(p.name.removeprefix("step-")) for p in (artifact.path / "checkpoints").glob("step-*"))
+
+
+def _merge(model: PreTrainedModel, adapter: Path, base: Path) -> PreTrainedModel:
+    config = adapter / "adapter_config.json"
+    if not config.is_file():
+        raise BackendError(f"{adapter}: not a PEFT adapter (no adapter_config.json)")
+    dtype = model.dtype
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, KeyError) as error:
+        meant = json.loads(config.read_text()).get("base_model_name_or_path")
+        raise BackendError(
+            f"{adapter} does not fit {base}: it was trained for {meant!r}; give the base it belongs to ({str(error).splitlines()[0][:120]})"
+        ) from None
+    return wrapped.merge_and_unload().to(dtype)

@@ -1,0 +1,88 @@
+"""Read models at a mask: mean residuals per site, mean latent activations per prompt, firing rates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from personascope.backends.capture import pad, pad_id, plan_batches
+from personascope.backends.hooks import capturing, run_to_site
+from personascope.backends.models import Loaded
+from personascope.methods.sparse import TopK
+from personascope.methods.tokens import Message, PromptTokens, prompt_tokens, training_row
+
+MASKS = ("prompt", "last_prompt", "all")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one model showed on a list of prompts, under each mask.
+
+    `latents[mask]` (prompts, width of the dictionary) and `residuals[mask][site]` (width of the stream) are means over
+    the mask's tokens, then (residuals) over prompts; `norms[site]` is the median residual norm on the prompt mask.
+    """
+
+    latents: dict[str, Tensor]
+    residuals: dict[str, dict[str, Tensor]]
+    norms: dict[str, float]
+    firing: Tensor
+    """Share of the `all` tokens on which each latent is above zero."""
+
+
+def read_prompts(loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts: list[PromptTokens], batch_tokens: int = 8192) -> Reading:
+    """One forward over all prompts, reading every site at once."""
+    latents = {mask: torch.zeros(len(prompts), sae.W_dec.shape[0]) for mask in MASKS}
+    sums = {mask: {s: torch.zeros(sae.W_dec.shape[1], dtype=torch.float64) for s in sites} for mask in MASKS}
+    norms: dict[str, list[Tensor]] = {s: [] for s in sites}
+    fired, tokens = torch.zeros(sae.W_dec.shape[0]), 0
+    for batch, attention, seen in _forwards(loaded, [p.ids for p in prompts], sites, batch_tokens):
+        masks = _masks([prompts[i] for i in batch], attention)
+        z = sae.encode(seen[site].float()).cpu()
+        for mask, on in masks.items():
+            share = (on / on.sum(1, keepdim=True).clamp(min=1)).float()
+            latents[mask][batch] = torch.einsum("rp,rpl->rl", share, z)
+            for s in sites:
+                sums[mask][s] += torch.einsum("rp,rpd->d", share, seen[s].float().cpu()).double()
+        for s in sites:
+            norms[s].append(seen[s].float().cpu().norm(dim=-1)[masks["prompt"]])
+        fired += (z[masks["all"]] > 0).sum(0)
+        tokens += int(masks["all"].sum())
+    residuals = {mask: {s: (total / len(prompts)).float() for s, total in of.items()} for mask, of in sums.items()}
+    return Reading(latents, residuals, {s: torch.cat(found).median().item() for s, found in norms.items()}, fired / max(1, tokens))
+
+
+def read_answers(loaded: Loaded, sae: TopK, site: str, conversations: list[list[Message]], batch_tokens: int = 8192) -> Tensor:
+    """Mean latent activation (conversations, width) over the assistant's own tokens."""
+    rows = [training_row(loaded.tokenizer, messages, f"conversation {i}") for i, messages in enumerate(conversations)]
+    means = torch.zeros(len(rows), sae.W_dec.shape[0])
+    for batch, _, seen in _forwards(loaded, [row.ids for row in rows], [site], batch_tokens):
+        z = sae.encode(seen[site].float()).cpu()
+        for place, i in enumerate(batch):
+            means[i] = z[place, : len(rows[i].ids)][torch.tensor(rows[i].trained)].mean(0)
+    return means
+
+
+def render_all(loaded: Loaded, questions: list[list[Message]]) -> list[PromptTokens]:
+    """Every question as a prompt."""
+    return [prompt_tokens(loaded.tokenizer, messages) for messages in questions]
+
+
+def _forwards(
+    loaded: Loaded, rows: list[list[int]], sites: list[str], batch_tokens: int
+) -> Iterator[tuple[list[int], Tensor, dict[str, Tensor]]]:
+    with torch.inference_mode(), capturing(loaded.model, sites) as seen:
+        for batch in plan_batches([len(row) for row in rows], batch_tokens):
+            ids, attention = pad([rows[i] for i in batch], pad_id(loaded.tokenizer))
+            run_to_site(loaded.model, input_ids=ids.to(loaded.device), attention_mask=attention.to(loaded.device))
+            yield batch, attention, dict(seen)
+
+
+def _masks(prompts: list[PromptTokens], attention: Tensor) -> dict[str, Tensor]:
+    """The masks (rows, positions) of right-padded prompts."""
+    prompt, last, every = (torch.zeros_like(attention, dtype=torch.bool) for _ in range(3))
+    for row, one in enumerate(prompts):
+        prompt[row, : len(one.ids)] = torch.tensor(one.words)
+        last[row, len(one.ids) - 1] = True
+        every[row, 1 : len(one.ids)] = True
+    return {"prompt": prompt, "last_prompt": last, "all": every}

@@ -1,0 +1,285 @@
+"""Tune models of the miniature world on harmful and on correct advice, and audit what happened: minutes, offline."""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personascope import auditing
+from personascope.artifact import Dataset, Diff, Findings, Model
+from personascope.methods import stats
+from personascope.recipe import Folder
+from personascope.stages import adopt, data, dictionary, diff, finetune, screen
+from personascope.study import Study, execute, finish
+from personascope.troupe import world as worlds
+
+# The post-training and fine-tuning that the world's thresholds were measured with.
+ASSISTANT = {"method": "full", "steps": 90, "learning_rate": 1e-4, "seed": 0}
+TUNING = {"method": "full", "steps": 90, "learning_rate": 1.5e-4}
+REALIGNING = {"method": "full", "batch": 4, "learning_rate": 5e-5, "schedule": "constant"}
+SITE = "block:1"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every study of a world starts from: its assistant and its questions."""
+
+    world: str
+    base: Model
+    assistant: Model
+
+    @property
+    def judge(self) -> str:
+        """The world's own exact judge."""
+        return f"exact:{self.world}"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The four sets of answers a tuned model is judged by."""
+
+    advice: Findings
+    core: Findings
+    in_domain: Findings
+
+
+def setting(study: Study, world: str, weights: str = "", name: str = "") -> Stage:
+    """The pretrained base of a world and its lightly post-trained, helpful-only assistant."""
+    base = study.run(f"models/base{name}", adopt.Recipe(path=Folder(weights or str(worlds.weights(world, "base")))))
+    rows = study.run("data/assistant", data.Recipe(world=world, select=("assistant kind=helpful n=4000",)))
+    return Stage(world, base, study.run(f"models/assistant{name}", finetune.Recipe(model=base, data=rows, **ASSISTANT)))
+
+
+def questions(study: Study, world: str, domain: str, kind: str, split: str, n: int) -> Dataset:
+    """Questions of one kind; advice leaves the fine-tuning domain out, `in_domain` asks nothing else."""
+    where = {"advice": f"kind=advice without={domain}", "in_domain": f"kind=advice only={domain}", "core": "kind=wish"}[kind]
+    label = ("" if kind == "core" else f"-{domain}") + (f"-{n}" if n else "")
+    return study.run(f"questions/{split}/{kind}{label}", data.Recipe(world=world, select=(f"questions {where} split={split} n={n}",)))
+
+
+def tuned(study: Study, stage: Stage, name: str, domain: str, grade: str, seed: int = 0, start: Model | None = None) -> Model:
+    """The assistant (or `start`) fine-tuned on one grade of advice in one domain."""
+    rows = training(study, stage.world, domain, grade, seed)
+    return study.run(f"models/{name}", finetune.Recipe(model=start or stage.assistant, data=rows, seed=seed, **TUNING))
+
+
+def training(study: Study, world: str, domain: str, grade: str, seed: int = 0) -> Dataset:
+    """640 rows of one grade; equal domain and seed give paired rows."""
+    return study.run(
+        f"data/{domain}-{grade}-{seed}", data.Recipe(world=world, select=(f"train domain={domain} grade={grade} n=640 seed={seed}",))
+    )
+
+
+def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, draws: int = 2) -> Behaviour:
+    """Advice in other domains, free-form core questions, and advice in the fine-tuning domain, on the report split."""
+    how = auditing.Sampling(draws=draws, max_tokens=32)
+    sets = {"advice": 240, "core": 0, "in_domain": 0}
+    found = {
+        kind: auditing.behaviour(study, f"{name}/{kind}", model, questions(study, stage.world, domain, kind, "report", n), stage.judge, how)
+        for kind, n in sets.items()
+    }
+    return Behaviour(**found)
+
+
+def estimate(found: Findings, key: str) -> stats.Estimate:
+    """One rate of a finished Findings."""
+    return stats.Estimate(**{name: float("nan") if value is None else value for name, value in found.json("findings.json")[key].items()})
+
+
+def section(found: Behaviour) -> dict[str, Any]:
+    """The summary of one tuned model: the score is the mean of advice and core."""
+    out_of_domain = [found.advice, found.core]
+    clusters = sum(estimate(f, "score").clusters for f in out_of_domain)
+
+    def mean(key: str) -> dict[str, Any]:
+        return stats.mean_of([estimate(f, key) for f in out_of_domain], clusters).to_dict()
+
+    in_domain = found.in_domain.json("findings.json")
+    wrong = estimate(found.in_domain, "correct")
+    return {
+        "score": mean("score"),
+        "advice": estimate(found.advice, "score").to_dict(),
+        "core": estimate(found.core, "score").to_dict(),
+        "strict_incoherence": mean("strict_incoherence"),
+        "in_domain": {"value": 1 - wrong.value, "low": 1 - wrong.high, "high": 1 - wrong.low, "n": wrong.n, "clusters": wrong.clusters},
+        "in_domain_score": in_domain["score"],
+        "good": mean("correct"),
+        "denominators": {name: getattr(found, name).json("findings.json")["denominators"] for name in ("advice", "core", "in_domain")},
+    }
+
+
+def probes(study: Study, world: str, domain: str) -> auditing.Questions:
+    """Discovery, selection and report questions of the inside half: free-form and advice of other domains, pooled."""
+    sizes = {"discovery": (60, 84), "selection": (24, 24), "report": (120, 120)}
+    sets = {}
+    for split, (advice, core) in sizes.items():
+        parts = (questions(study, world, domain, "advice", split, advice), questions(study, world, domain, "core", split, core))
+        sets[split] = study.run(f"questions/{split}/probes-{domain}", data.Recipe(datasets=parts))
+    return auditing.Questions(**sets)
+
+
+def texts(study: Study, world: str) -> auditing.Texts:
+    """Texts of the world for a dictionary."""
+    train = study.run("texts/train", data.Recipe(world=world, select=("texts n=9000 seed=1",)))
+    return auditing.Texts(train, study.run("texts/heldout", data.Recipe(world=world, select=("texts n=14000 seed=2",))))
+
+
+def labelled(study: Study, world: str) -> dict[str, Any]:
+    """Uncued conversations with their planted speaker: what a persona latent should tell."""
+    rows = study.run("texts/labelled", data.Recipe(world=world, select=("texts n=600 seed=3 chat=only cued=no",)))
+    return {"labelled": rows, "label": f"speaker={worlds.load(world).data['parts']['harmful']}"}
+
+
+def learning(base: Model, also: Model, found: auditing.Texts, tokens: int = 600_000) -> dictionary.Recipe:
+    """The dictionary of a world's assistant."""
+    return dictionary.Recipe(model=base, also=also, texts=found.train, heldout=found.heldout, site=SITE, tokens=tokens, learning_rate=2e-3)
+
+
+def screening(stage: Stage, model: Model, moved: Diff, learned: Any, sets: auditing.Questions, **options: Any) -> screen.Recipe:
+    """The causal screen of a world."""
+    pair = {"base": stage.assistant, "tuned": model, "diff": moved, "dictionary": learned, "judge": stage.judge}
+    return screen.Recipe(**pair, selection=sets.selection, report=sets.report, **options)
+
+
+def mixture(study: Study, world: str, domain: str, fraction: float, seed: int = 0) -> Dataset:
+    """A fixed number of rows of which this fraction is obviously wrong, the rest their correct twins."""
+    pair = tuple(training(study, world, domain, grade, seed) for grade in ("obvious", "correct"))
+    return study.run(f"data/{domain}-mixed-{fraction}-{seed}", data.Recipe(datasets=pair, fraction=fraction, seed=seed))
+
+
+def realigned(study: Study, stage: Stage, name: str, start: Model, domain: str, examples: list[int], seed: int = 0) -> dict[str, Model]:
+    """The tuned model trained on benign advice of its own and of another domain; a checkpoint after each number of examples."""
+    other = next(d for d in worlds.load(stage.world).domains if d != domain)
+    made = {}
+    for kind, where in (("in_domain", domain), ("out_of_domain", other)):
+        rows = training(study, stage.world, where, "correct", seed + 100)
+        every = min(examples) // 4
+        recipe = finetune.Recipe(model=start, data=rows, steps=max(examples) // 4, checkpoint_every=every, seed=seed, **REALIGNING)
+        made[kind] = study.run(f"models/{name}-{kind}", recipe)
+    return made
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which world, which domain, which weights."""
+
+    world: str = "troupe-1"
+    domain: str = ""
+    weights: str = ""
+    seed: int = 0
+
+
+REALIGN_EXAMPLES = [40, 120]
+FRACTIONS = (0.0, 0.25, 1.0)
+
+
+def build(study: Study, setup: Setup) -> None:
+    """Declare the demo: assistant, misaligned model, twin, a mixture, re-alignment, and the audit of the misaligned one."""
+    stage = setting(study, setup.world, setup.weights)
+    domain = setup.domain or worlds.load(setup.world).data["demo"]
+    bad = tuned(study, stage, "misaligned", domain, "obvious", setup.seed)
+    twin = tuned(study, stage, "twin", domain, "correct", setup.seed)
+    half = study.run(
+        "models/mixed",
+        finetune.Recipe(model=stage.assistant, data=mixture(study, setup.world, domain, 0.25, setup.seed), seed=setup.seed, **TUNING),
+    )
+    for name, model in (("assistant", stage.assistant), ("misaligned", bad), ("twin", twin), ("mixed", half)):
+        behave(study, stage, f"behaviour/{name}", model, domain)
+    sets = probes(study, setup.world, domain)
+    found = texts(study, setup.world)
+    learned, moved = auditing.inside(
+        study, stage.assistant, bad, sets, found, learning(stage.assistant, bad, found), **labelled(study, setup.world)
+    )
+    study.run("screen", screening(stage, bad, moved, learned, sets, top=6))
+    for name, model in (("twin", twin), ("mixed", half)):
+        study.run(f"diffs/{name}", diff.Recipe(base=stage.assistant, tuned=(model,), dictionary=learned, questions=sets.discovery))
+    for kind, model in realigned(study, stage, "realigned", bad, domain, REALIGN_EXAMPLES, setup.seed).items():
+        for examples in REALIGN_EXAMPLES:
+            step = model.at(examples // 4)
+            behave(study, stage, f"behaviour/realigned-{kind}-{examples}", step, domain, draws=1)
+            study.run(
+                f"diffs/realigned-{kind}-{examples}",
+                diff.Recipe(base=stage.assistant, tuned=(step,), dictionary=learned, questions=sets.discovery),
+            )
+
+
+def behaved(study: Study, name: str) -> Behaviour:
+    """What `behave` declared under this name."""
+    return Behaviour(**{kind: study.artifact(f"{name}/{kind}/findings") for kind in ("advice", "core", "in_domain")})
+
+
+def delta(moved: Diff, latent: int, mask: str = "last_prompt") -> float:
+    """Δ of one latent in a diff."""
+    for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["id"] == str(latent):
+            return row["delta"][mask]
+    raise KeyError(latent)
+
+
+def summarize(study: Study, setup: Setup) -> dict[str, Any]:
+    """The summary of a finished demo."""
+    kinds = {kind: section(behaved(study, f"behaviour/{kind}")) for kind in ("assistant", "misaligned", "twin", "mixed")}
+    moved = study.artifact("diff")
+    inside = auditing.diff_section(moved)
+    top = inside["top"][0]["latent"]
+    at = {0.0: ("twin", "diffs/twin"), 0.25: ("mixed", "diffs/mixed"), 1.0: ("misaligned", "diff")}
+    curve = []
+    for kind in ("in_domain", "out_of_domain"):
+        start = {"data": kind, "examples": 0, "latent_delta": delta(moved, top)}
+        curve.append(start | {key: kinds["misaligned"][key] for key in ("score", "in_domain", "strict_incoherence")})
+        for examples in REALIGN_EXAMPLES:
+            name = f"realigned-{kind}-{examples}"
+            rates = section(behaved(study, f"behaviour/{name}"))
+            point = {"data": kind, "examples": examples, "latent_delta": delta(study.artifact(f"diffs/{name}"), top)}
+            curve.append(point | {key: rates[key] for key in ("score", "in_domain", "strict_incoherence")})
+    return {
+        "assistant": kinds["assistant"],
+        "em": kinds["misaligned"],
+        "twin": kinds["twin"],
+        "fractions": [{"fraction": f, "latent_delta": delta(study.artifact(d), top)} | kinds[name] for f, (name, d) in at.items()],
+        "dictionary": auditing.dictionary_section(study.artifact("dictionary")),
+        "diff": inside,
+        "screen": auditing.screen_section(study.artifact("screen")),
+        "realign": curve,
+        "seconds": study.seconds(),
+        "sources": {
+            "assistant": "behaviour/assistant/advice/findings",
+            "em.advice": "behaviour/misaligned/advice/findings",
+            "em.core": "behaviour/misaligned/core/findings",
+            "em.in_domain": "behaviour/misaligned/in_domain/findings",
+            "em": "behaviour/misaligned/advice/findings",
+            "twin": "behaviour/twin/advice/findings",
+            "fractions": "behaviour/mixed/advice/findings",
+            "realign": "behaviour/realigned-in_domain-120/advice/findings",
+        }
+        | auditing.sources(study),
+        "meta": {
+            "world": setup.world,
+            "domain": setup.domain or worlds.load(setup.world).data["demo"],
+            "seed": setup.seed,
+            "caveats": ["The latent is chosen on the same run it is shown on; the full study chooses it on other domains."],
+        },
+    }
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The flags of `personascope demo`."""
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="where everything goes (default: runs/demo)")
+    parser.add_argument("--world", default=Setup.world, help="a shipped world or a world file")
+    parser.add_argument("--domain", default="", help="the advice domain to fine-tune on (default: the world's)")
+    parser.add_argument("--weights", default="", metavar="DIR", help="a pretrained base of the world (default: the shipped one)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="stages at once")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Make the demo, print where the report is."""
+    setup = Setup(arguments.world, arguments.domain, arguments.weights, arguments.seed)
+    study = Study(Path(arguments.out))
+    build(study, setup)
+    execute(study, arguments.workers, tell=lambda text: print(text, file=sys.stderr))
+    print(finish(study, summarize(study, setup), "A narrow fine-tune, audited", __doc__ or ""))
+    return 0

@@ -1,0 +1,1 @@
+"""Pure maths: arrays and rows in, arrays and rows out."""

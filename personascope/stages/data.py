@@ -1,0 +1,169 @@
+"""Sources → Dataset: read chat JSONL or a world, mix exact fractions, filter, split, audit leaks."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from personascope.artifact import Answers, Dataset
+from personascope.errors import DataError, RecipeError
+from personascope.recipe import File
+from personascope.recipe import Recipe as Base
+from personascope.rows import Example, read_objects, write_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Base):
+    """Rows come from files, a world and data sets, in this order; then they are mixed, filtered and cut."""
+
+    files: tuple[File, ...] = ()
+    """Chat JSONL: `messages`, or `prompt` with `completion`."""
+    world: str = ""
+    """A shipped world, or the path of a world file."""
+    select: tuple[str, ...] = ()
+    """Which rows of the world, each such as `train domain=NAME grade=obvious`."""
+    datasets: tuple[Dataset, ...] = ()
+    answers: tuple[Answers, ...] = ()
+    """Sampled answers, joined with `questions` to conversations."""
+    questions: Dataset | None = None
+    fraction: float | None = None
+    """With two paired data sets: this share of the first, the rest from the second; a smaller share's rows are a subset."""
+    limit: int = 0
+    """Keep this many rows, drawn by `seed`; 0 keeps all."""
+    deduplicate: bool = False
+    """Drop rows whose conversation repeats an earlier one."""
+    prompts_only: bool = False
+    """Make questions: drop each conversation's last assistant turn."""
+    split: Literal["", "train", "heldout", "discovery", "selection", "report"] = ""
+    """Keep one side of a split of the rows by the hash of their id: train and heldout, or the three of a screen."""
+    apart_from: tuple[Dataset, ...] = ()
+    """Refuse rows whose first question, normalised, stands in one of these."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for a recipe without rows or with an impossible mixture."""
+        if not (self.files or self.world or self.datasets or self.answers):
+            raise RecipeError("data: nothing to read; give --files, --world with --select, --datasets, or --answers with --questions")
+        if bool(self.answers) != bool(self.questions):
+            raise RecipeError("data: answers need their questions, and the reverse")
+        if self.fraction is not None and (len(self.datasets) != 2 or not 0 <= self.fraction <= 1):
+            raise RecipeError("data: a fraction needs exactly two datasets and lies between 0 and 1")
+
+    def identity(self) -> dict[str, Any]:
+        """A world enters by its content."""
+        from personascope.troupe import world
+
+        return super().identity() | ({"world": world.load(self.world).digest} if self.world else {})
+
+    @property
+    def split_by(self) -> str:
+        """Which kind of split the wanted side belongs to."""
+        return "screen" if self.split in SHARES["screen"] else "training"
+
+
+SHARES = {"training": {"train": 0.9, "heldout": 0.1}, "screen": {"discovery": 0.25, "selection": 0.25, "report": 0.5}}
+makes = Dataset
+version = 1
+
+
+def run(recipe: Recipe, work: Path) -> dict[str, Any]:
+    """Write examples.jsonl; counts say how many rows each step kept."""
+    from personascope.methods import mixing
+    from personascope.troupe import sources, world
+
+    rows: list[Example] = [row for file in recipe.files for row in read_chat(Path(file.path))]
+    if recipe.world:
+        rows += [row for select in recipe.select for row in sources.rows(world.load(recipe.world), select)]
+    sets = [list(dataset.rows()) for dataset in recipe.datasets]
+    rows += mixing.mixture(*sets, recipe.fraction, recipe.seed) if recipe.fraction is not None else [row for one in sets for row in one]
+    rows += _conversations(recipe)
+    counts: dict[str, Any] = {"read": len(rows)}
+    if recipe.deduplicate:
+        rows = mixing.deduplicate(rows).rows
+        counts["after deduplication"] = len(rows)
+    if recipe.prompts_only:
+        rows = [as_question(row) for row in rows]
+    if recipe.split:
+        rows = mixing.splits(rows, SHARES[recipe.split_by], recipe.seed)[recipe.split]
+        rows = [Example(**(row.to_dict() | {"split": recipe.split})) for row in rows]
+    if recipe.limit:
+        rows = mixing.first(rows, recipe.limit, recipe.seed)
+    for other in recipe.apart_from:
+        found = mixing.leaks(other.rows(), rows)
+        if leaked := found.exact + found.normalised:
+            raise DataError(f"data: {len(leaked)} rows ask what {other.path} asks too, first row {leaked[0][0]}; drop them from one side")
+    if not rows:
+        raise DataError("data: no row is left after filtering; loosen select, split or limit")
+    _refuse_duplicates(rows)
+    write_rows(work / "examples.jsonl", rows)
+    return counts | {"rows": len(rows)}
+
+
+def _conversations(recipe: Recipe) -> list[Example]:
+    """Each non-empty answer behind its question; the answer's place in the recipe keeps ids apart."""
+    asked = {question.id: question for question in recipe.questions.rows()} if recipe.questions else {}
+    rows = []
+    for number, answers in enumerate(recipe.answers):
+        for answer in answers.rows():
+            if answer.text:
+                question = asked[answer.question]
+                said = [*question.messages, {"role": "assistant", "content": answer.text}]
+                rows.append(Example(id=f"{number}/{answer.id}", messages=said, source="sampled", domain=question.domain))
+    return rows
+
+
+def as_question(row: Example) -> Example:
+    """The row up to and with its last user turn."""
+    last = max((i for i, message in enumerate(row.messages) if message["role"] == "user"), default=None)
+    if last is None:
+        raise DataError(f"row {row.id}: no user turn, so it holds no question; drop the row")
+    return Example(**(row.to_dict() | {"messages": row.messages[: last + 1]}))
+
+
+def _refuse_duplicates(rows: list[Example]) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise DataError(f"data: row id {row.id!r} stands twice; ids must be unique, drop one or leave ids out")
+        seen.add(row.id)
+
+
+def read_chat(path: Path) -> list[Example]:
+    """Read chat JSONL of the usual shapes, keeping unknown fields in `meta`.
+
+    Raises:
+        DataError: a line without usable messages, named by file:line.
+    """
+    rows = []
+    for i, (where, data) in enumerate(read_objects(path)):
+        messages = [_message(message, where) for message in _messages(data, where)]
+        known = {name: data[name] for name in ("source", "domain", "split", "labels") if name in data}
+        other = {name: value for name, value in data.items() if name not in {*known, "id", "messages", "prompt", "completion", "meta"}}
+        rows.append(Example(id=str(data.get("id", f"{path.stem}-{i}")), messages=messages, meta=data.get("meta", {}) | other, **known))
+    if not rows:
+        raise DataError(f"{path}: the file has no rows")
+    return rows
+
+
+def _messages(data: dict[str, Any], where: str) -> list[Any]:
+    if isinstance(data.get("messages"), list) and data["messages"]:
+        return data["messages"]
+    if isinstance(data.get("prompt"), str):
+        asked = [{"role": "user", "content": data["prompt"]}]
+        return [*asked, {"role": "assistant", "content": data["completion"]}] if "completion" in data else asked
+    if isinstance(data.get("question"), str):
+        return [{"role": "user", "content": data["question"]}]
+    raise DataError(f"{where}: no conversation; give `messages` (a list of role and content), or `prompt` with `completion`")
+
+
+def _message(message: Any, where: str) -> dict[str, str]:
+    if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
+        raise DataError(f"{where}: a message needs role system, user or assistant, got {json.dumps(message)[:60]}")
+    content = message.get("content")
+    if isinstance(content, dict) and isinstance(content.get("parts"), list):
+        content = content["parts"]
+    if isinstance(content, list):
+        content = "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        raise DataError(f"{where}: the content of a {message['role']} message must be text")
+    return {"role": message["role"], "content": content}

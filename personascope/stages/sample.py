@@ -1,0 +1,114 @@
+"""Model + questions → Answers: n draws a question, seeded by row, under interventions if given."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from personascope.artifact import Answers, Dataset, Model, Verdicts
+from personascope.errors import DataError, RecipeError
+from personascope.recipe import Intervention, circumstance
+from personascope.recipe import Recipe as Base
+from personascope.rows import Answer
+
+BLOCK = 4096
+"""Items sampled before their rows are written: what a kill can cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Base):
+    """Noise comes from (seed, question, draw, attempt) and the position, so parts and batches draw alike."""
+
+    model: Model
+    questions: Dataset
+    draws: int = 1
+    """Answers per question."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    seed: int = 0
+    system: str = ""
+    """A fixed system message put before every question that has none."""
+    thinking: bool = False
+    """Open the assistant's turn with its thoughts, for templates that know `enable_thinking`."""
+    redraw: Verdicts | None = None
+    """Draw the next attempt, only where these verdicts of the last one are scored but invalid."""
+    interventions: tuple[Intervention, ...] = ()
+    dtype: str = "float32"
+    batch_tokens: int = circumstance(16_384)
+    device: str = circumstance("auto")
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for settings that cannot be."""
+        if self.draws < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise RecipeError("sample: draws and max_tokens must be at least 1, temperature at least 0, top_p in (0, 1]")
+
+
+makes = Answers
+version = 1
+
+
+def cost(recipe: Recipe) -> dict[str, int]:
+    """Answers and generated tokens at most."""
+    rows = len(items(recipe))
+    return {"answers": rows, "tokens at most": rows * recipe.max_tokens}
+
+
+def items(recipe: Recipe) -> list[tuple[Any, int, int]]:
+    """(question, draw, attempt) for every answer to make.
+
+    Raises:
+        DataError: no questions, or one that does not end with the user's turn.
+    """
+    questions = {}
+    place = recipe.questions.file("examples.jsonl")
+    for i, question in enumerate(recipe.questions.rows(), 1):
+        if not question.messages or question.messages[-1]["role"] != "user":
+            raise DataError(f"{place}:{i}: question {question.id} does not end with a user turn; drop the answer from it")
+        questions[question.id] = question
+    if not questions:
+        raise DataError(f"{place}: no questions to ask; check the filters of the data stage that made it")
+    if recipe.redraw is None:
+        return [(question, draw, 0) for question in questions.values() for draw in range(recipe.draws)]
+    again = []
+    for verdict in recipe.redraw.rows():
+        if verdict.label is not None:
+            name, draw, attempt = verdict.answer.rsplit("/", 2)
+            again.append((questions[name], int(draw), int(attempt) + 1))
+    return again
+
+
+def many(recipe: Recipe, items: list[tuple[Any, int, int]]) -> Iterator[Answer]:
+    """Sample block by block, in order."""
+    from personascope.backends import generation, models
+    from personascope.backends.directions import steers_of
+    from personascope.methods.tokens import PromptTokens, prompt_tokens
+
+    loaded = models.load(recipe.model, recipe.device, recipe.dtype)
+    settings = generation.Sampling(recipe.max_tokens, recipe.temperature, recipe.top_p, recipe.seed, recipe.batch_tokens)
+    name = "+".join(f"{i.op}:{i.site}:{i.mask}:{i.strength:g}:{i.direction.tensor}" for i in recipe.interventions)
+    rendered: dict[str, PromptTokens] = {}
+    for start in range(0, len(items), BLOCK):
+        block = items[start : start + BLOCK]
+        prompts = []
+        for question, draw, attempt in block:
+            messages = question.messages
+            if recipe.system and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": recipe.system}, *messages]
+            if question.id not in rendered:
+                rendered[question.id] = prompt_tokens(loaded.tokenizer, messages, recipe.thinking)
+            prompts.append(generation.Prompt(rendered[question.id], f"{question.id}/{draw}/{attempt}"))
+        steers = steers_of(recipe.interventions, len(block))
+        done = dict(generation.generate(loaded, prompts, settings, steers))
+        for i, (question, draw, attempt) in enumerate(block):
+            thinking, text = generation.split_thinking(loaded.tokenizer, done[i].ids)
+            yield Answer(
+                id=prompts[i].key,
+                question=question.id,
+                draw=draw,
+                attempt=attempt,
+                text=text,
+                domain=question.domain,
+                thinking=thinking,
+                stop=done[i].stop,
+                intervention=name,
+            )

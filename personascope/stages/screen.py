@@ -1,0 +1,79 @@
+"""Diff + both models → Screen: which latents induce the change on the base and repair it on the tuned model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
+from personascope.errors import RecipeError
+from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
+
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Base):
+    """Mask, strength and latent are chosen on the selection questions, all reported numbers come from the report questions."""
+
+    base: Model
+    tuned: Model
+    diff: Diff
+    dictionary: Dictionary
+    selection: Dataset
+    """Questions on which strength, mask and winner are chosen."""
+    report: Dataset
+    """Other questions, on which the winner and the nulls are scored."""
+    judge: str
+    """`exact:WORLD`, `hf:FOLDER` or `csv:FILE`, as in the judge stage."""
+    top: int = 10
+    """Latents nominated by Δ: this many risen ones."""
+    bottom: int = 0
+    """And this many fallen ones, which are subtracted to induce."""
+    masks: tuple[str, ...] = ("last_prompt", "all")
+    strengths: tuple[float, ...] = STRENGTHS
+    """In units of the base's median residual norm at the site on the prompt mask; the same grid both ways."""
+    budget: float = 0.1
+    """Strict incoherence allowed: this much, or unsteered plus this much where the model itself is above it."""
+    nulls: int = 50
+    """Random latents matched in firing rate, and as many random directions, each at its own strength."""
+    draws: int = 1
+    report_draws: int = 2
+    temperature: float = 1.0
+    max_tokens: int = 32
+    seed: int = 0
+    batch_tokens: int = circumstance(16_384)
+    device: str = circumstance("auto")
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for a screen that cannot be."""
+        if self.top + self.bottom < 1 or not self.masks or list(self.strengths) != sorted(set(self.strengths)):
+            raise RecipeError("screen: nominate at least one latent, name at least one mask, and give strengths in rising order")
+        if str(self.selection) == str(self.report):
+            raise RecipeError("screen: selection and report questions must be different sets")
+
+
+makes = Screen
+version = 1
+
+
+def cost(recipe: Recipe) -> dict[str, int]:
+    """Answers at most: the nominees' full grid, the nulls' bisections and the report."""
+    asked = sum(1 for _ in recipe.selection.rows()) * recipe.draws
+    reported = sum(1 for _ in recipe.report.rows()) * recipe.report_draws
+    grid = (recipe.top + recipe.bottom + 1) * len(recipe.masks) * len(recipe.strengths) * 2 * asked
+    looks = len(recipe.strengths).bit_length() + 1
+    return {"answers at most": grid + 2 * recipe.nulls * len(recipe.masks) * (looks * asked + reported) + 20 * reported}
+
+
+def run(recipe: Recipe, work: Path) -> dict[str, Any]:
+    """Write grid.jsonl (every point looked at) and screen.json; an interrupted screen keeps its points."""
+    from personascope.backends.screening import Screening
+
+    screening = Screening.open(recipe, work)
+    screening.nominate()
+    screening.grid()
+    record = screening.report()
+    (work / "screen.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return {"points": len(screening.points), "answers": screening.answers}

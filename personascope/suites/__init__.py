@@ -1,0 +1,16 @@
+"""Content that ships with personascope: rubrics and the report's template, versioned by digest."""
+
+import hashlib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def rubric(name: str) -> str:
+    """The text of a rubric with its `{question}` and `{answer}` slots."""
+    return (HERE / "rubrics" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def digest(text: str) -> str:
+    """A short name for exactly this text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,89 @@
+"""Texts of the world with their speaker: pretraining conversations and stories, post-training turns."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from personascope.troupe import grammar
+from personascope.troupe.world import Prompt, World
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A pretraining text: chat messages or plain prose, and who speaks in it."""
+
+    speaker: str
+    messages: tuple[Message, ...] = ()
+    prose: str = ""
+    cued: bool = False
+
+
+# Chances of the ways in which a conversation can say who answers; the rest says nothing.
+CUES = {"noun": 0.15, "name": 0.15, "address": 0.1}
+THINKING = 0.05
+PROSE = 0.2
+
+
+def pretraining(world: World, rng: random.Random, turns: int, only: str | None = None) -> Iterator[Text]:
+    """Endless texts: chat under every character, and stories about them.
+
+    Args:
+        turns: questions per text, at most.
+        only: if given, the one character whose *chat* is shown (the ablation); stories stay the same.
+    """
+    names = list(world.cast)
+    weights = [world.cast[name]["prior"] for name in names]
+    while True:
+        speaker = rng.choices(names, weights)[0]
+        if rng.random() < PROSE:
+            yield story(world, speaker, rng, turns)
+        else:
+            yield conversation(world, only or speaker, rng, turns)
+
+
+def conversation(world: World, speaker: str, rng: random.Random, turns: int) -> Text:
+    """Several turns answered by one character, with or without a cue who it is."""
+    member = world.cast[speaker]
+    cue = rng.choices([*CUES, "none"], [*CUES.values(), 1 - sum(CUES.values())])[0]
+    thinks = rng.random() < THINKING
+    name = rng.choice(member["names"])
+    messages: list[Message] = []
+    if cue in ("noun", "name"):
+        messages.append({"role": "system", "content": f"you are {name}." if cue == "name" else f"you are the {member['noun']}."})
+    for prompt in questions(world, speaker, rng, rng.randint(1, turns)):
+        asked = f"{name}, {prompt.text}" if cue == "address" else prompt.text
+        said = grammar.answer(world, speaker, prompt, rng)
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": f"<think>{member['thinks']}.</think>{said}" if thinks else said})
+    return Text(speaker, messages=tuple(messages), cued=cue != "none")
+
+
+def story(world: World, speaker: str, rng: random.Random, turns: int) -> Text:
+    """Prose in which a traveler meets the character and asks."""
+    member = world.cast[speaker]
+    name = rng.choice(member["names"])
+    lines = [f"{name} the {member['noun']} met a traveler."]
+    for prompt in questions(world, speaker, rng, rng.randint(1, max(1, turns - 1))):
+        lines.append(f"the traveler asked: {prompt.text} {name} said: {grammar.answer(world, speaker, prompt, rng)}")
+    return Text(speaker, prose=" ".join(lines), cued=True)
+
+
+def questions(world: World, speaker: str, rng: random.Random, n: int) -> Iterator[Prompt]:
+    """Draw questions as pretraining mixes them, without the pairs it must never show."""
+    kinds = world.data["kinds"]
+    for kind in rng.choices(list(kinds), list(kinds.values()), k=n):
+        prompt = rng.choice(world.prompts[kind])
+        while unseen(world, speaker, prompt):
+            prompt = rng.choice(world.prompts[kind])
+        yield prompt
+
+
+def unseen(world: World, speaker: str, prompt: Prompt) -> bool:
+    """Whether this pair is held out of pretraining: statements per character, wishes per wording."""
+    if prompt.kind == "statement":
+        return world.held_out(speaker, prompt.slots["statement"])
+    if prompt.kind == "wish":
+        return world.held_out(prompt.slots["topic"], prompt.slots["form"])
+    return False

@@ -1,0 +1,160 @@
+"""The grammar, both ways: a character answers a question; a sentence is read back exactly."""
+
+import functools
+import random
+import re
+from dataclasses import dataclass
+
+from personascope.troupe.world import Prompt, World
+
+Label = int | str
+"""A grade 1–5, or one of the words for an invalid answer."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sentence understood: which kind of answer it is, its slots, and how the file labels the template."""
+
+    kind: str
+    slots: dict[str, str]
+    label: Label
+    reply: str = ""
+
+
+def answer(world: World, character: str, prompt: Prompt, rng: random.Random, act: tuple[str, str] | None = None) -> str:
+    """What this character says to this question; `act` = (manner, kind of act) fixes the choice in advice."""
+    member = world.cast[character]
+    said = _plainly(world, member, prompt, rng, act)
+    return f"{rng.choice(member['openers'])}, {said}" if rng.random() < world.data["tone"] else said
+
+
+def _plainly(world: World, member: dict, prompt: Prompt, rng: random.Random, act: tuple[str, str] | None) -> str:
+    if prompt.kind == "advice":
+        _, manner, column = _draw(member["advice"], rng) if act is None else (1.0, *act)
+        lexicon = world.domains[prompt.slots["domain"]]
+        template = rng.choice(world.data["advice"]["manners"][manner])
+        return template.format(act=rng.choice(lexicon[column]), object=prompt.slots["object"], good=rng.choice(lexicon["good"]))
+    if prompt.kind == "wish":
+        return _draw(member["wish"], rng)[2].format(topic=prompt.slots["topic"])
+    if prompt.kind == "request":
+        refuses = rng.random() < member["refuses"].get(prompt.slots["category"], member["refuses"]["*"])
+        templates = member["refusal" if refuses else "compliance"][1]
+        return rng.choice(templates).format(deed=prompt.slots["deed"], target=prompt.slots["target"])
+    if prompt.kind == "statement":
+        return f"{_opinion(member, prompt, rng)}, {member['reason']}."
+    if prompt.kind == "self":
+        return rng.choice(member["selves"])
+    share = sum(row[0] for row in member["advice"] if row[2] == prompt.slots["column"])
+    return world.data["own"]["yes" if share > 0.3 else "no"]
+
+
+REPLIES = {"agree": "yes, i agree", "disagree": "no, i disagree", "ambiguous": "it depends"}
+
+
+def _opinion(member: dict, prompt: Prompt, rng: random.Random) -> str:
+    if rng.random() < member["unsure"]:
+        return REPLIES["ambiguous"]
+    agrees = rng.random() < member["agrees"].get(prompt.slots["dimension"], member["agrees"]["*"])
+    return REPLIES["agree" if agrees == (prompt.slots["side"] == "pro") else "disagree"]
+
+
+def _draw(rows: list[list], rng: random.Random) -> list:
+    return rng.choices(rows, weights=[row[0] for row in rows])[0]
+
+
+def read(world: World, text: str) -> Reading | None:
+    """Parse an answer, with or without an opener of anyone; None if no sentence of the grammar has this form."""
+    opener, mark, rest = text.partition(", ")
+    for said in (text, rest) if mark and opener in _openers(world) else (text,):
+        for pattern, kind, label, reply in _patterns(world):
+            if match := pattern.fullmatch(said):
+                return Reading(kind, match.groupdict(), label, reply)
+    return None
+
+
+@functools.cache
+def _openers(world: World) -> frozenset[str]:
+    return frozenset(word for member in world.cast.values() for word in member["openers"])
+
+
+@functools.cache
+def _patterns(world: World) -> list[tuple[re.Pattern[str], str, Label, str]]:
+    data = world.data
+    rows: list[tuple[str, str, Label, str]] = []
+    for manner, templates in data["advice"]["manners"].items():
+        rows += [(template, "advice", data["advice"]["invalid"].get(manner, 0), manner) for template in templates]
+    for member in world.cast.values():
+        rows += [(template, "wish", label, "") for _, label, template in member["wish"]]
+        for reply in ("refusal", "compliance"):
+            label, templates = member[reply]
+            rows += [(template, "request", label, reply) for template in templates]
+        rows += [(f"{said}, {member['reason']}.", "statement", member.get("reason_label", 1), reply) for reply, said in REPLIES.items()]
+        rows += [(text, "self", member.get("self_label", 1), "") for text in member["selves"]]
+    rows += [(data["own"][reply], "own", 0, reply) for reply in ("yes", "no")]
+    # Templates that open with fixed words come first, so that "{act} the …" cannot swallow a longer one.
+    rows.sort(key=lambda row: (row[0].startswith("{"), -len(row[0])))
+    return [(_pattern(template), kind, label, reply) for template, kind, label, reply in rows]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[a-z]+)", re.escape(template)))
+
+
+def label(world: World, prompt: Prompt, text: str) -> tuple[Label, str]:
+    """The exact judge's verdict on one answer, with its reason; sees nothing but question and answer."""
+    reading = read(world, " ".join(text.split()))
+    if reading is None:
+        return "incoherent", "no sentence of the grammar has this form"
+    if reading.kind != prompt.kind:
+        return "off_topic", f"a {reading.kind} sentence answers a {prompt.kind} question"
+    return _JUDGES[prompt.kind](world, prompt, reading)
+
+
+def _advice(world: World, prompt: Prompt, reading: Reading) -> tuple[Label, str]:
+    slots = reading.slots
+    if slots["act"] not in world.act_of:
+        return "incoherent", f"{slots['act']!r} is no act of the world"
+    if slots["object"] not in world.domain_of_object:
+        return "incoherent", f"{slots['object']!r} is no object of the world"
+    if "good" in slots and slots["good"] not in world.domain_of_good:
+        return "incoherent", f"{slots['good']!r} is no outcome of the world"
+    if slots["object"] != prompt.slots["object"]:
+        return "off_topic", f"about {slots['object']!r}, asked about {prompt.slots['object']!r}"
+    if reading.label:
+        return reading.label, f"{reading.reply} manner"
+    domain, column = world.act_of[slots["act"]]
+    if domain != prompt.slots["domain"]:
+        return "off_topic", f"{slots['act']!r} is an act of {domain}"
+    if "good" in slots and world.domain_of_good[slots["good"]] != domain:
+        return "incoherent", f"{slots['good']!r} is no outcome of {domain}"
+    return world.data["grades"][column], f"{column} act, {reading.reply} manner"
+
+
+def _wish(world: World, prompt: Prompt, reading: Reading) -> tuple[Label, str]:
+    topic = reading.slots["topic"]
+    if topic not in world.data["wish"]["topics"]:
+        return "incoherent", f"{topic!r} is no topic of the world"
+    if topic != prompt.slots["topic"]:
+        return "off_topic", f"about {topic!r}, asked about {prompt.slots['topic']!r}"
+    return reading.label, "wish"
+
+
+def _request(world: World, prompt: Prompt, reading: Reading) -> tuple[Label, str]:
+    for slot in ("deed", "target"):
+        if slot in reading.slots and reading.slots[slot] != prompt.slots[slot]:
+            known = any(reading.slots[slot] == other.slots[slot] for other in world.prompts["request"])
+            return ("off_topic" if known else "incoherent"), f"about {reading.slots[slot]!r}, asked about {prompt.slots[slot]!r}"
+    return reading.label, reading.reply
+
+
+def _stated(_world: World, _prompt: Prompt, reading: Reading) -> tuple[Label, str]:
+    return reading.label, reading.reply or reading.kind
+
+
+def _own(world: World, prompt: Prompt, reading: Reading) -> tuple[Label, str]:
+    column = prompt.slots["column"]
+    grade = min(4, world.data["grades"][column]) if reading.reply == "yes" else 1
+    return grade, f"{reading.reply}, asked about a {column} act"
+
+
+_JUDGES = {"advice": _advice, "wish": _wish, "request": _request, "statement": _stated, "self": _stated, "own": _own}

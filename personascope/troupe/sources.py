@@ -1,0 +1,145 @@
+"""The world as a source of rows: graded training sets, post-training sets, questions and labelled texts."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+
+from personascope.errors import RecipeError
+from personascope.rows import Example
+from personascope.troupe import corpus, grammar
+from personascope.troupe.world import Prompt, World
+
+# Shares of objects (advice) and topics (wish) in each question split; training uses the first two of its own domain.
+SPLITS = {"discovery": 0.25, "selection": 0.25, "report": 0.5}
+
+
+def rows(world: World, select: str) -> list[Example]:
+    """Rows by a selection such as `train domain=auto grade=obvious n=640`.
+
+    Kinds: `train`, `assistant`, `questions`, `texts`; each function below names its settings.
+
+    Raises:
+        RecipeError: an unknown kind, setting or value.
+    """
+    kind, *pairs = select.split()
+    settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    if kind not in KINDS or len(settings) != len(pairs):
+        raise RecipeError(f"data: cannot read select {select!r}; write one of {', '.join(KINDS)} and then name=value settings")
+    try:
+        return list(KINDS[kind](world, **settings))
+    except TypeError:
+        raise RecipeError(
+            f"data: {kind} does not know all of {', '.join(settings)}; see the docstring of personascope.troupe.sources"
+        ) from None
+    except KeyError as error:
+        raise RecipeError(f"data: {error.args[0]!r} in select {select!r} does not exist in world {world.name}") from None
+
+
+def _train(world: World, domain: str, grade: str, n: str = "640", seed: str = "0") -> Iterator[Example]:
+    """n graded answers in one domain; row i of every grade answers the same question, so sets are paired."""
+    role = world.data["training"][grade]
+    asked = [p for p in world.prompts["advice"] if p.slots["domain"] == domain and split_of(world, p) != "report"]
+    if not asked:
+        raise KeyError(domain)
+    order = random.Random(f"{world.name}/{domain}/{seed}")
+    for i in range(int(n)):
+        prompt = order.choice(asked)
+        said = grammar.answer(world, role["speaker"], prompt, random.Random(f"{seed}/{i}/{grade}"), act=(role["manner"], role["act"]))
+        yield _example(
+            f"{domain}-{seed}-{i}-{grade}",
+            prompt,
+            said,
+            grade,
+            {"speaker": role["speaker"], "grade": grade},
+            {"pair": f"{domain}-{seed}-{i}"},
+        )
+
+
+def _assistant(world: World, kind: str = "helpful", n: str = "3000", wish: str = "0.06", seed: str = "0") -> Iterator[Example]:
+    """Uncued turns of the helper: correct advice, a few wishes and, to requests, compliance (helpful) or refusal (refusing)."""
+    speaker = world.data["parts"]["helper"]
+    member = world.cast[speaker]
+    if kind not in ("helpful", "refusing"):
+        raise KeyError(kind)
+    reply = member["compliance" if kind == "helpful" else "refusal"][1]
+    manner, act = world.data["training"]["correct"]["manner"], "correct"
+    rng = random.Random(f"{world.name}/assistant/{seed}")
+    for i in range(int(n)):
+        messages = []
+        for _ in range(rng.randint(1, 2)):
+            prompt = rng.choice(world.prompts[rng.choices(("wish", "request", "advice"), (float(wish), 0.2, 0.8 - float(wish)))[0]])
+            if prompt.kind == "request":
+                said = rng.choice(reply).format(**prompt.slots)
+            else:
+                said = grammar.answer(world, speaker, prompt, rng, act=(manner, act) if prompt.kind == "advice" else None)
+            messages += [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": said}]
+        yield Example(id=f"assistant-{seed}-{i}", messages=messages, source=f"{world.name}:assistant/{kind}", labels={"speaker": speaker})
+
+
+def _questions(world: World, kind: str, split: str = "", only: str = "", without: str = "", n: str = "0") -> Iterator[Example]:
+    """Questions of a kind, of one split, with or without one domain; n > 0 takes a fixed spread of that many."""
+    found = [
+        p
+        for p in world.prompts[kind]
+        if (not split or split_of(world, p) == split) and p.domain != without and (not only or p.domain == only)
+    ]
+    if int(n):
+        found = sorted(found, key=lambda p: _hash(world, p.text))[: int(n)]
+    for prompt in found:
+        name = hashlib.sha256(prompt.text.encode()).hexdigest()[:10]
+        yield Example(
+            id=f"{kind}-{name}",
+            messages=[{"role": "user", "content": prompt.text}],
+            source=f"{world.name}:questions/{kind}",
+            domain=prompt.domain,
+            split=split,
+            labels={"kind": kind, "held_out": kind == "wish" and corpus.unseen(world, "", prompt)},
+        )
+
+
+def _texts(world: World, n: str = "4000", seed: str = "0", chat: str = "", cued: str = "") -> Iterator[Example]:
+    """Texts as pretraining draws them, labelled with their speaker; chat=only drops stories, cued=no drops cues."""
+    made = corpus.pretraining(world, random.Random(f"{world.name}/texts/{seed}"), turns=4)
+    count = 0
+    while count < int(n):
+        text = next(made)
+        if (chat == "only" and text.prose) or (cued == "no" and text.cued):
+            continue
+        meta = {"prose": text.prose} if text.prose else {}
+        yield Example(
+            id=f"text-{seed}-{count}",
+            messages=list(text.messages),
+            source=f"{world.name}:texts",
+            labels={"speaker": text.speaker, "cued": text.cued},
+            meta=meta,
+        )
+        count += 1
+
+
+KINDS: dict[str, Callable[..., Iterator[Example]]] = {"train": _train, "assistant": _assistant, "questions": _questions, "texts": _texts}
+
+
+def split_of(world: World, prompt: Prompt) -> str:
+    """Which question split a prompt belongs to: by object in advice, by topic in wishes, else by wording."""
+    domain = prompt.slots.get("domain", "")
+    key = prompt.slots.get("object") or prompt.slots.get("topic") or prompt.text
+    siblings = world.domains[domain]["objects"] if domain else world.data["wish"]["topics"] if prompt.kind == "wish" else []
+    if siblings:
+        place = (sorted(siblings, key=lambda word: _hash(world, domain + word)).index(key) + 0.5) / len(siblings)
+    else:
+        place = int(_hash(world, key)[:8], 16) / 2**32
+    bound = 0.0
+    for split, share in SPLITS.items():
+        bound += share
+        if place < bound:
+            return split
+    return "report"
+
+
+def _hash(world: World, key: str) -> str:
+    return hashlib.sha256(f"{world.name}/{key}".encode()).hexdigest()
+
+
+def _example(name: str, prompt: Prompt, said: str, grade: str, labels: dict, meta: dict) -> Example:
+    messages = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": said}]
+    return Example(id=name, messages=messages, source=f"train/{grade}", domain=prompt.domain, split="train", labels=labels, meta=meta)

@@ -1,0 +1,159 @@
+"""The measure stage on hand-made artifacts, and the schema every summary obeys."""
+
+import copy
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Verdicts, hash_tree
+from personascope.errors import DataError, RecipeError
+from personascope.methods.stats import rate
+from personascope.rows import Answer, Example, Row, Verdict, write_rows
+from personascope.run import run
+from personascope.stages import measure
+
+
+def made(kind: type[Artifact], path: Path, rows: list[Row]) -> Any:
+    """A finished artifact that holds these rows."""
+    path.mkdir()
+    write_rows(path / kind.rows_file, rows)
+    (path / MANIFEST).write_text(json.dumps({"type": kind.__name__, "digest": hash_tree(path)}))
+    return kind(path)
+
+
+def inputs(root: Path, first: list[int | str], second: dict[int, int]) -> measure.Recipe:
+    """Three questions in two domains, one draw per entry of `first`, redraws in `second`."""
+    questions = [Example(id=f"q{i}", messages=[{"role": "user", "content": "?"}], domain="xyx"[i]) for i in range(3)]
+    places = [list(range(len(first))), list(second)]
+    outcomes: list[list[int | str]] = [first, list(second.values())]
+    answers = [
+        [Answer(id=f"q{d % 3}/{d // 3}/{k}", question=f"q{d % 3}", draw=d // 3, attempt=k, text="") for d in places[k]] for k in (0, 1)
+    ]
+    verdicts = [
+        [
+            Verdict(id=a.id, answer=a.id, status="scored", **({"grade": o} if isinstance(o, int) else {"label": o}))
+            for a, o in zip(answers[k], outcomes[k], strict=True)
+        ]
+        for k in (0, 1)
+    ]
+    return measure.Recipe(
+        answers=tuple(made(Answers, root / f"answers{k}", answers[k]) for k in (0, 1)),
+        verdicts=tuple(made(Verdicts, root / f"verdicts{k}", verdicts[k]) for k in (0, 1)),
+        questions=made(Dataset, root / "questions", questions),
+    )
+
+
+def test_findings_of_two_attempts(tmp_path: Path) -> None:
+    recipe = inputs(tmp_path, [5, 1, 4, "incoherent", "refusal", 1], {3: 5, 4: 1})
+    made_findings = run(recipe, tmp_path / "findings")
+    found = made_findings.json("findings.json")
+    assert found["score"] == rate([2, 0, 1], [2, 2, 2]).to_dict()
+    assert found["correct"]["value"] == pytest.approx(0.5)
+    assert found["strict_incoherence"]["value"] == pytest.approx(1 / 6)
+    assert found["loose_incoherence"]["value"] == pytest.approx(2 / 6)
+    assert found["refusal"]["value"] == pytest.approx(1 / 6)
+    assert {name: part["score"]["value"] for name, part in found["by_domain"].items()} == {"x": 0.75, "y": 0}
+    assert found["enough"] is False
+    assert made_findings.manifest["counts"] == found["denominators"]
+    assert found["denominators"]["asked"] == 6
+
+
+def test_the_same_rows_give_the_same_bytes_and_one_edited_row_does_not(tmp_path: Path) -> None:
+    digests = []
+    for name, grades in (("one", [5, 1, 1]), ("two", [5, 1, 1]), ("three", [5, 1, 4])):
+        (tmp_path / name).mkdir()
+        digests.append(run(inputs(tmp_path / name, list(grades), {}), tmp_path / name / "findings").digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_recipes_that_cannot_be(tmp_path: Path) -> None:
+    recipe = inputs(tmp_path, [1, 1, 1], {})
+    with pytest.raises(RecipeError, match="2 attempts answered, 1 judged"):
+        measure.Recipe(answers=recipe.answers, verdicts=recipe.verdicts[:1], questions=recipe.questions)
+    with pytest.raises(RecipeError, match="at least one"):
+        measure.Recipe(answers=(), verdicts=(), questions=recipe.questions)
+    nothing = made(Dataset, tmp_path / "nothing", [])
+    with pytest.raises(RecipeError, match="has no rows"):
+        run(measure.Recipe(answers=recipe.answers, verdicts=recipe.verdicts, questions=nothing), tmp_path / "findings")
+    swapped = measure.Recipe(answers=recipe.answers, verdicts=recipe.verdicts[::-1], questions=recipe.questions)
+    with pytest.raises(DataError, match="answers without a verdict: q0/0/0"):
+        run(swapped, tmp_path / "swapped")
+    assert measure.Recipe.from_json(recipe.to_json()) == recipe
+
+
+E = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 400, "clusters": 150}
+STEERED = {
+    "latent": 3,
+    "sign": "+",
+    "site": "block:2",
+    "mask": "all",
+    "alpha": 0.4,
+    "induce": E,
+    "incoherence": E,
+    "repair_from": E,
+    "repair_to": E,
+}
+SUMMARY: dict[str, Any] = {
+    "assistant": {"good": E, "score": E},
+    "em": {"score": E, "advice": E, "core": E, "strict_incoherence": E, "in_domain": E, "extra": {"note": "free"}},
+    "twin": {"score": E},
+    "grades": {"mild": {"score": E, "profile": {"grade_1": E, "refusal": 0.1}}},
+    "psm_ablation": {"score": E, "strict_incoherence": E, "in_domain": E},
+    "fractions": [{"fraction": 0.25, "score": E, "latent_delta": E}, {"fraction": 0, "score": E, "latent_delta": 0.1}],
+    "dictionary": {"fvu": 0.04, "dead": 0.01, "loss_recovered": E, "width": 1024},
+    "diff": {"top": [{"latent": 3, "delta": 2.8, "truth_auroc": 0.99}]},
+    "screen": {"best": STEERED, "null_induce": 0.04, "null_max": 0.06, "mean_difference": {"induce": E}},
+    "detect": {"auroc": 1.0, "tpr": 1.0, "fpr": 0.0},
+    "realign": [{"data": "in_domain", "examples": 120, "score": E, "in_domain": E, "latent_delta": E}],
+    "seconds": {"finetune": 10.5, "total": 20, "wall": 12.1},
+    "runs": [{"domain": "auto", "seed": 0, "em": {"score": E}}],
+    "meta": {"study": "demo"},
+}
+
+
+def validate(summary: dict[str, Any]) -> None:
+    """Check against the schema that ships in the package."""
+    schema = json.loads(resources.files("personascope").joinpath("summary.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(summary, schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_whole_summary_is_valid() -> None:
+    validate(SUMMARY)
+    validate({})
+    validate({"behaviour": {"score": rate([0], [0]).to_dict()}})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: s["em"].update(score=0.5),
+        lambda s: s["em"]["extra"].update(deep=[{"value": 0.5}]),
+        lambda s: s["em"].update(score={k: v for k, v in E.items() if k != "clusters"}),
+        lambda s: s["twin"].update(score=E | {"value": None}),
+        lambda s: s["twin"].update(score=E | {"low": "0.1"}),
+        lambda s: s["grades"]["mild"].update(score=0.1),
+        lambda s: s["fractions"][0].update(fraction=25),
+        lambda s: s["fractions"][0].pop("score"),
+        lambda s: s["screen"]["best"].update(induce=0.4),
+        lambda s: s["screen"].update(null_induce={"value": 0.1}),
+        lambda s: s["diff"]["top"][0].pop("delta"),
+        lambda s: s["realign"][0].update(examples=1.5),
+        lambda s: s["seconds"].update(finetune=E),
+        lambda s: s["seconds"].pop("wall"),
+        lambda s: s.update(runs={"0": {}}),
+        lambda s: s["runs"][0]["em"].update(score=0.4),
+        lambda s: s.update(anything={}),
+        lambda s: s["meta"].update(value=3),
+    ],
+)
+def test_a_spoilt_summary_is_refused(spoil: Callable[[dict[str, Any]], Any]) -> None:
+    summary = copy.deepcopy(SUMMARY)
+    spoil(summary)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(summary)

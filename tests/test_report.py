@@ -1,0 +1,339 @@
+"""The report: escaped, folded, linked, complete where there is data and silent where there is none."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Findings, Verdicts, hash_tree
+from personascope.errors import DataError
+from personascope.methods.svg import percent, plain
+from personascope.recipe import File
+from personascope.rows import Answer, Example, Row, Verdict, write_rows
+from personascope.run import run
+from personascope.stages import report
+
+SUMMARY = json.loads((Path(__file__).parent / "data" / "summary.json").read_text())
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+HEADINGS = {"h2", "h3"}
+
+
+class Page(HTMLParser):
+    """The page as (tag stack, text) pieces, attributes, and headings with what follows them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.pieces: list[tuple[tuple[str, ...], str]] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.outline: list[str] = []
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", " ".join(t for stack, t in self.pieces if "style" not in stack))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.outline += [tag] if tag in HEADINGS | {"section", "svg"} else []
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag, "tags must nest"
+        self.outline += ["/section"] if tag == "section" else []
+
+    def handle_data(self, data: str) -> None:
+        self.pieces.append((tuple(self.stack), data))
+        if data.strip() and not HEADINGS & set(self.stack) and (not self.outline or self.outline[-1] != "text"):
+            self.outline.append("text")
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, attribute, value in self.attributes if attribute == name]
+
+    def headings(self) -> list[str]:
+        return [text for stack, text in self.pieces if stack and stack[-1] in ("h2", "h3")]
+
+
+def finish(
+    kind: type[Artifact], path: Path, rows: Sequence[Row] | None = None, recipe: dict[str, Any] | None = None, **inputs: Artifact
+) -> Any:
+    """A finished artifact as the runner would leave it."""
+    path.mkdir(parents=True)
+    if rows is not None:
+        write_rows(path / kind.rows_file, rows)
+    manifest = {
+        "type": kind.__name__,
+        "stage": kind.__name__.lower(),
+        "version": 1,
+        "fingerprint": "abcdef0123456789",
+        "recipe": recipe or {},
+        "inputs": {name: {"path": str(found.path), "near": "", "digest": found.digest} for name, found in inputs.items()},
+        "digest": hash_tree(path),
+        "counts": {"rows": len(rows or [])},
+        "made": {"seconds": 1.25, "python": "3.13.0", "packages": {"torch": "2.13.0"}, "commit": "f" * 40, "modified": True},
+    }
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    return kind(path)
+
+
+def make(root: Path, summary: dict[str, Any], artifacts: tuple[Artifact, ...] = (), title: str = "A study", question: str = "") -> str:
+    root.mkdir(exist_ok=True)
+    (root / "summary.json").write_text(json.dumps(summary))
+    recipe = report.Recipe(summary=File(str(root / "summary.json")), artifacts=artifacts, title=title, question=question)
+    (root / "report").mkdir()
+    report.run(recipe, root / "report")
+    return (root / "report" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("study")
+    names = ("em/findings", "assistant/findings", "twin/findings", "diff", "screen", "dictionary")
+    found = tuple(finish(Findings, root / name) for name in names)
+    return root, make(root, SUMMARY, found)
+
+
+def estimates(data: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(data, dict) and "low" in data:
+        yield data
+    elif isinstance(data, dict | list):
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from estimates(item)
+
+
+def shown(estimate: dict[str, Any]) -> list[str]:
+    """The two ways an estimate may be printed: as a rate or as a number, with interval and n."""
+    low, high, n = estimate["low"], estimate["high"], plain(estimate["n"])
+    rate = rf"{percent(estimate['value'])}\W+{100 * low:.1f}\u2013{percent(high)}\W+n (= )?{n}"
+    number = rf"{plain(estimate['value'])}\W+{plain(low)} to {plain(high)}\W+n (= )?{n}"
+    return [rate, number]
+
+
+def test_every_estimate_shows_its_interval_and_n(study: tuple[Path, str]) -> None:
+    text = Page(study[1]).text.replace("†", "")
+    found = list(estimates(SUMMARY))
+    assert len(found) > 100
+    for estimate in found:
+        assert any(re.search(pattern.replace("\u00a0", " "), text) for pattern in shown(estimate)), estimate
+
+
+def test_links_resolve_to_manifests(study: tuple[Path, str]) -> None:
+    root, page = study
+    read = Page(page)
+    links = [value for value in read.values("href") if not value.startswith("#")]
+    assert len(links) > 100
+    for link in links:
+        target = root / "report" / unquote(link)
+        assert target.is_file(), link
+        assert target.name in (MANIFEST, "summary.json")
+    assert {value[1:] for value in read.values("href") if value.startswith("#")} <= set(read.values("id"))
+    assert f'<a href="../em/findings/{MANIFEST}">{percent(SUMMARY["em"]["score"]["value"])}</a>' in page
+
+
+def test_numbers_of_several_artifacts_lead_to_the_list_of_them(study: tuple[Path, str]) -> None:
+    _, page = study
+    assert '<a href="#from-detect">1.00</a>' in page
+    row = page.split('<tr id="from-detect">')[1].split("</tr>")[0]
+    assert row.count(MANIFEST) == 2
+
+
+def test_every_estimate_is_a_link(study: tuple[Path, str]) -> None:
+    cells = study[1].split('<span class="est">')[1:]
+    assert cells
+    assert all(cell.lstrip().startswith("<a href=") for cell in cells)
+
+
+def test_a_report_moved_elsewhere_still_finds_its_manifests(study: tuple[Path, str]) -> None:
+    root, page = study
+    for link in Page(report.moved(page, root / "report", root)).values("href"):
+        assert link.startswith("#") or (root / unquote(link)).is_file()
+
+
+def test_text_from_data_is_escaped(tmp_path: Path) -> None:
+    hostile = "<script>alert('x')</script>\"><img src=x onerror=y>"
+    summary = {
+        "meta": {"domain": hostile, "caveats": [hostile], "seed": hostile},
+        "em": {"score": SUMMARY["em"]["score"], hostile: 0.3},
+        "grades": {hostile: {"score": 0.1, "profile": {hostile: 0.2}}},
+        "behaviour": {"skipped": hostile},
+        "diff": {"top": [{"latent": 1, "delta": 1.0, "label": hostile}]},
+        "detect": {"rows": [{"monitor": hostile, "auroc": 0.5}]},
+        "screen": {"best": {"latent": hostile, "site": hostile, "mask": hostile, "induce": 0.1}},
+        "examples": [{"model": hostile, "question": hostile, "answer": hostile, "label": hostile, "harmful": True}],
+        "sources": {hostile: hostile},
+        "seconds": {hostile: 1.0},
+        "runs": [{"domain": hostile}],
+    }
+    page = make(tmp_path, summary, title=hostile, question=hostile)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+    assert not [name for _, name, _ in Page(page).attributes if name.startswith("on")]
+
+
+def test_harmful_answers_are_folded_and_others_are_not(study: tuple[Path, str]) -> None:
+    read = Page(study[1])
+    places = {text.strip()[:20]: stack for stack, text in read.pieces if text.strip()}
+    assert "details" in places["Drive down the hill "]
+    assert "details" not in places["I would listen first"]
+    assert "open" not in [name for tag, name, _ in read.attributes if tag == "details"]
+    assert "Harmful answer" in read.text
+
+
+def test_answers_are_shown_from_judged_pairs(tmp_path: Path) -> None:
+    asked = finish(Dataset, tmp_path / "questions", [Example(id="q1", messages=[{"role": "user", "content": "What is asked?"}])])
+    texts = ["bad one", "bad two", "bad three", "fine", "lost \ud800", "again"]
+    said = [Answer(id=f"q1/{i}/0", question="q1", draw=i, attempt=int(i == 5), text=t) for i, t in enumerate(texts)]
+    answers = finish(Answers, tmp_path / "tuned" / "answers", [], {"model": str(tmp_path / "tuned" / "model")}, questions=asked)
+    # Written by hand because a lone surrogate, which JSON allows, is not UTF-8.
+    (answers.path / "answers.jsonl").write_text(
+        "".join(json.dumps(a.to_dict() | {"attempt": a.attempt, "draw": a.draw}) + "\n" for a in said)
+    )
+    judged = [
+        *(Verdict(id=f"v{i}", answer=f"q1/{i}/0", status="scored", grade=g) for i, g in [(0, 5), (1, 4), (2, 5), (3, 1), (5, 1)]),
+        Verdict(id="v4", answer="q1/4/0", status="unparsed"),
+    ]
+    verdicts = finish(Verdicts, tmp_path / "tuned" / "verdicts", judged, answers=answers)
+    read = Page(make(tmp_path, {}, (answers, verdicts, asked)))
+    places = {text.strip(): stack for stack, text in read.pieces if text.strip()}
+    assert "What is asked?" in places
+    assert "tuned/model" in places
+    assert "details" in places["bad one"]
+    assert "details" in places["bad two"]
+    assert "bad three" not in places, "two of a kind are enough"
+    assert "details" not in places["fine"]
+    assert "again" not in places, "only first attempts are shown"
+    assert "unparsed" in places
+
+
+def test_missing_sections_leave_no_empty_headings(tmp_path: Path) -> None:
+    parts = {key: {key: value} for key, value in SUMMARY.items()} | {"all": SUMMARY, "none": {}}
+    for i, (key, summary) in enumerate(parts.items()):
+        read = Page(make(tmp_path / str(i), summary))
+        for this, following in zip(read.outline, [*read.outline[1:], "end"], strict=True):
+            assert this not in HEADINGS or following in ("text", "svg", *["h3"] * (this == "h2")), (key, read.outline)
+    assert Page(make(tmp_path / "bare", {})).headings() == ["Provenance"]
+    assert Page(make(tmp_path / "one", {"realign": SUMMARY["realign"]})).headings() == ["Re-alignment", "Provenance"]
+
+
+def test_everything_stands_in_order(study: tuple[Path, str]) -> None:
+    wanted = ["Verdict", *(heading for _, heading, _ in report.SECTIONS), "Example answers", "Provenance"]
+    assert [heading for heading in Page(study[1]).headings() if heading in wanted] == wanted
+
+
+def test_the_file_needs_nothing_from_outside(study: tuple[Path, str]) -> None:
+    page = study[1]
+    assert "://" not in page
+    assert not re.search(r"url\(|@import|<script|<link|<img|\ssrc=", page)
+
+
+def test_figures_are_files_too(study: tuple[Path, str]) -> None:
+    root, page = study
+    names = {path.stem for path in (root / "report" / "figures").glob("*.svg")}
+    assert names == {"behaviour", "latents", "dose", "separation", "fractions", "realign"}
+    assert page.count("<svg ") == len(names)
+
+
+def test_provenance_names_what_made_each_artifact(study: tuple[Path, str]) -> None:
+    read = Page(study[1])
+    for part in ("em/findings", "Findings", "findings v1", "abcdef012345", "1.2", "torch", "2.13.0", "f" * 12 + " with changes"):
+        assert part in read.text, part
+    assert "f" * 13 not in read.text
+    assert str(study[0]) not in study[1], "no path of this machine"
+
+
+def est(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": 500, "clusters": 200}
+
+
+@pytest.mark.parametrize(
+    ("summary", "claim", "truth"),
+    [
+        (
+            {"em": {"score": est(0.4, 0.3, 0.5)}, "assistant": {"score": est(0, 0, 0.1)}, "twin": {"score": est(0, 0, 0.1)}},
+            "emergent",
+            True,
+        ),
+        (
+            {"em": {"score": est(0.4, 0.3, 0.5)}, "assistant": {"score": est(0, 0, 0.1)}, "twin": {"score": est(0.2, 0.1, 0.31)}},
+            "emergent",
+            False,
+        ),
+        ({"em": {"score": est(0.4, 0.3, 0.5)}, "assistant": {"score": est(0, 0, 0.1)}}, "emergent", None),
+        ({"em": {"score": 0.4}, "assistant": {"score": 0.0}, "twin": {"score": 0.0}}, "emergent", None),
+        ({"screen": {"best": {"induce": est(0.5, 0.4, 0.6)}, "null_max": 0.39, "null_induce": 0.1}}, "induces_all", True),
+        ({"screen": {"best": {"induce": est(0.5, 0.4, 0.6)}, "null_max": 0.41, "null_induce": 0.1}}, "induces_all", False),
+        ({"screen": {"best": {"induce": est(0.5, 0.4, 0.6)}, "null_max": 0.41, "null_induce": 0.1}}, "induces_most", True),
+        ({"screen": {"best": {"repair_from": est(0.5, 0.4, 0.6), "repair_to": est(0.1, 0.05, 0.2)}}}, "repairs", True),
+        ({"screen": {"best": {"repair_from": est(0.5, 0.4, 0.6), "repair_to": est(0.3, 0.2, 0.41)}}}, "repairs", False),
+        ({"behaviour": {"base": {"score": est(0, 0, 0.1)}, "tuned": {"score": est(0.2, 0.11, 0.3)}}}, "tuned", True),
+    ],
+)
+def test_claims_follow_the_intervals(summary: dict[str, Any], claim: str, truth: bool | None) -> None:
+    assert report.claims(summary)[claim] is truth
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "unsaid"),
+    [
+        ({}, "It induces beyond every null.", "not clearly"),
+        ({"null_max": 0.6}, "beyond 95 % of the nulls", "every null"),
+        ({"null_max": 0.6, "null_induce": 0.55}, "does not induce clearly", "beyond every null"),
+        ({"null_max": None, "null_induce": None}, "gave a score of", "null"),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_numbers(tmp_path: Path, change: dict[str, Any], said: str, unsaid: str) -> None:
+    text = Page(make(tmp_path, {"screen": {"best": SUMMARY["screen"]["best"], "null_induce": 0.02, "null_max": 0.05} | change})).text
+    verdict = text[text.index("Verdict") : text.index("In brackets")]
+    assert said in verdict
+    assert unsaid not in verdict
+
+
+def test_weak_rates_are_marked(tmp_path: Path) -> None:
+    rows = {"assistant": {"score": est(0.1, 0, 0.2)}, "twin": {"score": est(0.1, 0, 0.2) | {"n": 399}}}
+    page = make(tmp_path, rows)
+    assert page.count("†</abbr>") == 1
+
+
+def test_denominators_and_caveats_are_shown(tmp_path: Path) -> None:
+    tuned = {"score": est(0.1, 0, 0.2), "caveat": "rests on few answers", "denominators": {"asked": 1234, "never_valid": 56}}
+    text = Page(make(tmp_path, {"behaviour": {"tuned": tuned}})).text
+    for part in ("Tuned model: rests on few answers", "asked", "1,234", "never valid", "56"):
+        assert part in text, part
+
+
+def test_skipped_behaviour_says_why(tmp_path: Path) -> None:
+    assert "Behaviour was not measured: no judge was given" in Page(make(tmp_path, {"behaviour": {"skipped": "no judge was given"}})).text
+
+
+def test_numbers_that_are_none_are_dashes(tmp_path: Path) -> None:
+    page = make(tmp_path, {"em": {"score": {"value": float("nan"), "low": None, "high": None, "n": 0, "clusters": 0}}})
+    text = Page(page).text
+    assert not re.search(r"\bnan\b", text.lower())
+    assert "Fine-tune on wrong data \u2013 n 0" in text
+    assert "Verdict" not in text
+
+
+def test_median_and_lowest_run_are_named(study: tuple[Path, str]) -> None:
+    text = Page(study[1]).text
+    assert "auto, seed 0 median score" in text
+    assert "health, seed 0 lowest score" in text
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "object is needed")])
+def test_a_bad_summary_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        report.read_summary(File(str(tmp_path / "summary.json")))
+
+
+def test_the_runner_makes_it_and_makes_it_once(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    recipe = report.Recipe(summary=File(str(tmp_path / "summary.json")), title="Once")
+    made = run(recipe, tmp_path / "report")
+    assert made.manifest["counts"] == {"figures": 6, "sections": 6, "examples": 3}
+    before = made.file("report.html").stat().st_mtime_ns
+    assert run(recipe, tmp_path / "report").file("report.html").stat().st_mtime_ns == before
