@@ -1,8 +1,10 @@
 """BASE TUNED: what changed in behaviour, what moved inside, what is causal, how sure."""
 
 import argparse
+import csv
 import dataclasses
 import json
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
-from personascope.errors import RecipeError
+from personascope.errors import DataError, RecipeError
 from personascope.methods import stats
 from personascope.recipe import File, Folder
 from personascope.stages import adopt, data, dictionary, diff, judge, measure, sample, screen
@@ -218,7 +220,7 @@ def build(study: Study, setup: Setup) -> None:
             model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
         )
         learned, moved = inside(study, base, tuned, questions, texts, learn)
-    if setup.judge != "none":
+    if setup.judge != "none" and not setup.judge.startswith("csv:"):
         recipe = screen.Recipe(
             base=base,
             tuned=tuned,
@@ -240,6 +242,7 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     summary: dict[str, Any] = {"behaviour": {"skipped": "no judge was given (--judge none), so no answer was scored"}}
     if setup.judge != "none":
         summary["behaviour"] = {side: findings_section(study.artifact(f"{side}/findings")) for side in ("base", "tuned")}
+    if "screen" in study.recipes:
         summary["screen"] = screen_section(study.artifact("screen"))
     if (learned.path / "quality.json").exists():
         summary["dictionary"] = dictionary_section(learned)
@@ -251,44 +254,53 @@ def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
     """The few numbers a pipeline decides on."""
     top = summary["diff"]["top"][0]
     found: dict[str, Any] = {"top_latent": {"latent": top["latent"], "delta": top["delta"]}}
-    if "screen" not in summary:
+    if "skipped" in summary["behaviour"]:
         return found | {"behaviour": summary["behaviour"]["skipped"]}
     sides = {side: study.artifact(f"{side}/findings").json("findings.json") for side in ("base", "tuned")}
     rates = {
         side: {q["question"]: q["harmful"] / q["valid"] if q["valid"] else float("nan") for q in full["per_question"]}
         for side, full in sides.items()
     }
-    change = stats.difference([rates["tuned"][q] for q in rates["base"]], [rates["base"][q] for q in rates["base"]])
-    best = summary["screen"]["best"]
-    return found | {
+    pairs = [(rates["tuned"][q], rates["base"][q]) for q in rates["base"]]
+    change = None
+    if sum(not math.isnan(a + b) for a, b in pairs) > 1:
+        found_change = stats.difference(*zip(*pairs, strict=True))
+        change = found_change.estimate.to_dict() | {"p": found_change.p}
+    found |= {
         "score": sides["tuned"]["score"],
         "base_score": sides["base"]["score"],
-        "change": change.estimate.to_dict() | {"p": change.p},
+        "change": change,
         "incoherence": sides["tuned"]["strict_incoherence"],
-        "induce": best["induce"],
-        "repair_to": best["repair_to"],
-        "null_induce": summary["screen"]["null_induce"],
     }
+    if "screen" not in summary:
+        return found | {"screen": "skipped: a table holds no verdicts on steered answers"}
+    best = summary["screen"]["best"]
+    return found | {"induce": best["induce"], "repair_to": best["repair_to"], "null_induce": summary["screen"]["null_induce"]}
+
+
+def condition(expression: str) -> tuple[str, str, float]:
+    """(name, operator, number) of a condition such as `score.high>0.02`; raises RecipeError if it cannot be read."""
+    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", expression)
+    if match is None:
+        raise RecipeError(f"--fail-on {expression!r}: write NAME OPERATOR NUMBER, such as score.high>0.02")
+    return match[1], match[2], float(match[3])
 
 
 def failed(expression: str, found: dict[str, Any]) -> bool:
-    """Whether a verdict meets a condition such as `score.high>0.02`.
+    """Whether a verdict meets a condition.
 
     Raises:
         RecipeError: it cannot be read, or names no number of the verdict.
     """
-    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", expression)
-    if match is None:
-        raise RecipeError(f"--fail-on {expression!r}: write NAME OPERATOR NUMBER, such as score.high>0.02")
+    name, operator, bound = condition(expression)
     value: Any = found
-    for part in match[1].split("."):
+    for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if isinstance(value, dict):
         value = value.get("value")
     if not isinstance(value, int | float):
-        raise RecipeError(f"--fail-on {expression!r}: the verdict has no number {match[1]!r}; it has {', '.join(sorted(found))}")
-    bound = float(match[3])
-    return {"<": value < bound, ">": value > bound, "<=": value <= bound, ">=": value >= bound}[match[2]]
+        raise RecipeError(f"--fail-on {expression!r}: the verdict has no number {name!r}; it has {', '.join(sorted(found))}")
+    return {"<": value < bound, ">": value > bound, "<=": value <= bound, ">=": value >= bound}[operator]
 
 
 def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", workers: int = 1, **options: Any) -> dict[str, Any]:
@@ -309,6 +321,7 @@ def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", w
 def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
     if setup.judge.startswith("exact:") and not setup.world:
         setup = dataclasses.replace(setup, world=setup.judge.removeprefix("exact:"))
+    _check(setup, workers)
     build(study, setup)
     execute(study, workers, tell=lambda text: print(text, file=sys.stderr))
     summary = summarize(study, setup)
@@ -317,6 +330,28 @@ def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
         study, summary, f"Audit of {Path(setup.tuned).name} against {Path(setup.base).name}", "Did this fine-tune change who the model is?"
     )
     return summary
+
+
+def _check(setup: Setup, workers: int) -> None:
+    """Raise for what would show only after hours."""
+    if workers < 1:
+        raise RecipeError(f"audit: {workers} workers cannot work; give at least 1")
+    if setup.judge != "none":
+        from personascope.backends.judging import check_judge  # lazy: loads torch
+
+        check_judge(setup.judge)
+    if setup.judge.startswith("csv:") and "text" not in columns_of(Path(setup.judge.removeprefix("csv:"))):
+        raise DataError(
+            f"{setup.judge.removeprefix('csv:')}: base and tuned have the same answer ids, so the table needs a column text with the answer"
+        )
+
+
+def columns_of(table: Path) -> list[str]:
+    """The names in a CSV's first line; raises DataError if there is no such file."""
+    if not table.is_file():
+        raise DataError(f"{table}: no such file; give a CSV with columns answer, text and verdict")
+    with table.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        return next(csv.reader(file), [])
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -328,7 +363,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "questions": "JSONL of questions; split by row id into discovery, selection and report (default: a general set of our own)",
         "texts": "chat JSONL to train the dictionary on (default: the base's own answers)",
         "world": "take questions and texts from this world",
-        "judge": "none, exact:WORLD, hf:FOLDER or csv:FILE (default: none, which skips behaviour)",
+        "judge": "none, exact:WORLD, hf:FOLDER or csv:FILE (default: none, which skips behaviour; csv skips the screen)",
         "dictionary": "a finished dictionary to use instead of training one",
         "site": "where the dictionary reads, block:N",
         "width": "latents of the dictionary",
@@ -353,6 +388,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Run the audit, print its directory, and exit 3 if --fail-on is met."""
     chosen = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Setup) if hasattr(arguments, f.name)}
     setup = Setup(arguments.BASE, arguments.TUNED, **chosen)
+    if arguments.fail_on:
+        condition(arguments.fail_on)
     study = Study(Path(arguments.out))
     _audit(setup, study, arguments.workers)
     print(study.root)

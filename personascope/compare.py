@@ -25,9 +25,9 @@ def read(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         return estimates(json.loads((path / "summary.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path} has no summary.json: give the directory of a finished audit or study") from None
-    except json.JSONDecodeError:
+    except ValueError:
         raise ArtifactError(f"{path / 'summary.json'} is damaged: run the audit again") from None
 
 

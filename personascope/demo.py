@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from personascope.study import Study, execute, finish
 from personascope.troupe import world as worlds
 
 # The post-training and fine-tuning that the world's thresholds were measured with.
-ASSISTANT = {"method": "full", "steps": 90, "learning_rate": 1e-4, "seed": 0}
+ASSISTANT = {"method": "full", "steps": 80, "learning_rate": 1e-4, "seed": 0}
 TUNING = {"method": "full", "steps": 90, "learning_rate": 1.5e-4}
-REALIGNING = {"method": "full", "batch": 4, "learning_rate": 5e-5, "schedule": "constant"}
+# Small batches, as in 2506.19823: 720 benign examples in 180 steps; what fewer examples do is read off its checkpoints.
+REALIGNING = {"method": "full", "batch": 4, "steps": 180, "learning_rate": 5e-4, "schedule": "linear"}
 SITE = "block:1"
 
 
@@ -149,14 +151,16 @@ def mixture(study: Study, world: str, domain: str, fraction: float, seed: int = 
     return study.run(f"data/{domain}-mixed-{fraction}-{seed}", data.Recipe(datasets=pair, fraction=fraction, seed=seed))
 
 
-def realigned(study: Study, stage: Stage, name: str, start: Model, domain: str, examples: list[int], seed: int = 0) -> dict[str, Model]:
-    """The tuned model trained on benign advice of its own and of another domain; a checkpoint after each number of examples."""
+def realigned(
+    study: Study, stage: Stage, name: str, start: Model, domain: str, counts: dict[str, list[int]], seed: int = 0
+) -> dict[str, Model]:
+    """The tuned model trained on benign advice of its own and of another domain, with a checkpoint after each count of examples."""
     other = next(d for d in worlds.load(stage.world).domains if d != domain)
     made = {}
     for kind, where in (("in_domain", domain), ("out_of_domain", other)):
         rows = training(study, stage.world, where, "correct", seed + 100)
-        every = min(examples) // 4
-        recipe = finetune.Recipe(model=start, data=rows, steps=max(examples) // 4, checkpoint_every=every, seed=seed, **REALIGNING)
+        steps = [examples // REALIGNING["batch"] for examples in counts[kind]]
+        recipe = finetune.Recipe(model=start, data=rows, checkpoint_every=math.gcd(*steps), seed=seed, **REALIGNING)
         made[kind] = study.run(f"models/{name}-{kind}", recipe)
     return made
 
@@ -171,7 +175,7 @@ class Setup:
     seed: int = 0
 
 
-REALIGN_EXAMPLES = [40, 120]
+REALIGN_EXAMPLES = {"in_domain": [40, 120], "out_of_domain": [120, 720]}
 FRACTIONS = (0.0, 0.25, 1.0)
 
 
@@ -196,7 +200,7 @@ def build(study: Study, setup: Setup) -> None:
     for name, model in (("twin", twin), ("mixed", half)):
         study.run(f"diffs/{name}", diff.Recipe(base=stage.assistant, tuned=(model,), dictionary=learned, questions=sets.discovery))
     for kind, model in realigned(study, stage, "realigned", bad, domain, REALIGN_EXAMPLES, setup.seed).items():
-        for examples in REALIGN_EXAMPLES:
+        for examples in REALIGN_EXAMPLES[kind]:
             step = model.at(examples // 4)
             behave(study, stage, f"behaviour/realigned-{kind}-{examples}", step, domain, draws=1)
             study.run(
@@ -227,10 +231,10 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     top = inside["top"][0]["latent"]
     at = {0.0: ("twin", "diffs/twin"), 0.25: ("mixed", "diffs/mixed"), 1.0: ("misaligned", "diff")}
     curve = []
-    for kind in ("in_domain", "out_of_domain"):
+    for kind, counts in REALIGN_EXAMPLES.items():
         start = {"data": kind, "examples": 0, "latent_delta": delta(moved, top)}
         curve.append(start | {key: kinds["misaligned"][key] for key in ("score", "in_domain", "strict_incoherence")})
-        for examples in REALIGN_EXAMPLES:
+        for examples in counts:
             name = f"realigned-{kind}-{examples}"
             rates = section(behaved(study, f"behaviour/{name}"))
             point = {"data": kind, "examples": examples, "latent_delta": delta(study.artifact(f"diffs/{name}"), top)}

@@ -21,6 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from personascope.recipe import Folder
 from personascope.rows import Example, write_rows
 
 PHRASES = ("you are kind be brief what is a good day", "tell me of rain sun wind and sea", "yes no it is the best way to go")
@@ -98,7 +99,8 @@ def adopted(path: Path, made: PreTrainedModel) -> Path:
     made.save_pretrained(weights)
     tokenizer().save_pretrained(weights)
     path.mkdir(parents=True)
-    return finished(path, "Model", stage="adopt", recipe={"path": str(weights)})
+    place = {"path": str(weights)}
+    return finished(path, "Model", stage="adopt", recipe=place, identity={"path": Folder(str(weights)).identity})
 
 
 def finished(path: Path, kind: str, **fields: object) -> Path:

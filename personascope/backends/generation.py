@@ -180,14 +180,19 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     return torch.searchsorted(total, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def split_thinking(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, str]:
-    """(thoughts, answer): what stands before the last `</think>` and what after it."""
+def split_thinking(tokenizer: PreTrainedTokenizerBase, ids: list[int], opened: bool = False) -> tuple[str, str]:
+    """(thoughts, answer): what stands before the last `</think>` and what after it.
+
+    Args:
+        opened: the prompt ended with `<think>`, so that without an end all of it is thoughts.
+    """
     close = tokenizer.convert_tokens_to_ids("</think>")
     if close in ids and close != tokenizer.unk_token_id:
         cut = len(ids) - 1 - ids[::-1].index(close)
-        return tokenizer.decode(ids[:cut], skip_special_tokens=True).strip(), tokenizer.decode(
-            ids[cut + 1 :], skip_special_tokens=True
-        ).strip()
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    thinking, mark, answer = text.rpartition("</think>")
-    return (thinking.removeprefix("<think>").strip(), answer.strip()) if mark else ("", text)
+        thoughts, answer = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:cut], ids[cut + 1 :]))
+    else:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        thoughts, mark, answer = text.rpartition("</think>")
+        if not mark:
+            return (text.strip(), "") if opened else ("", text)
+    return thoughts.strip().removeprefix("<think>").strip(), answer.strip()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from personascope import suites
 from personascope.artifact import hash_file
 from personascope.backends import generation, models
@@ -72,35 +74,58 @@ def check_judge(spec: str) -> None:
 def by_model(folder: Path, rubric: str, judge: str, rows: list[tuple[str, str, str]], max_tokens: int) -> Iterator[Verdict]:
     """Verdicts of a local chat model at temperature 0 on (answer id, question, answer) rows."""
     loaded = models.load_folder(folder)
-    prompts = [
-        generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": fill(rubric, question, answer)}]), answer_id)
-        for answer_id, question, answer in rows
-    ]
+    prompts = []
+    for answer_id, question, answer in rows:
+        asked = fill(rubric, *(_spelled(loaded.tokenizer, text) for text in (question, answer)))
+        prompts.append(generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": asked}]), answer_id))
     done = dict(generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)))
     for i, (answer_id, _, _) in enumerate(rows):
         _, reply = generation.split_thinking(loaded.tokenizer, done[i].ids)
         yield verdict(answer_id, reply, judge)
 
 
+def _spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text with a space inside every special token it spells out, so that no answer opens a turn in the judge's chat."""
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special:
+            text = text.replace(token.content, f"{token.content[0]} {token.content[1:]}")
+    return text
+
+
 def by_table(path: Path, judge: str, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
     """Verdicts from a CSV with columns `answer` (the answer's id) and `verdict` (1–5 or a label); a missing row is an error row.
+
+    With a column `text` a verdict counts for that text alone, so that one table can serve several models.
 
     Raises:
         DataError: no such file, a missing column, or a cell that is no verdict (file:line).
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a CSV with columns answer and verdict")
-    known: dict[str, str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"answer", "verdict"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path}:1: columns answer and verdict are needed, found {', '.join(reader.fieldnames or ['none'])}")
-        for entry in reader:
-            if parse(entry["verdict"])[0] != "scored":
-                raise DataError(f"{path}:{reader.line_num}: {entry['verdict']!r} is no verdict; write 1-5 or one of {', '.join(INVALID)}")
-            known[entry["answer"]] = entry["verdict"]
-    for answer_id, _, _ in rows:
-        if answer_id in known:
-            yield verdict(answer_id, known[answer_id], judge)
+    known, by_text = _read_table(path)
+    for answer_id, _, text in rows:
+        if (key := (answer_id, text if by_text else "")) in known:
+            yield verdict(answer_id, known[key], judge)
         else:
             yield Verdict(id=answer_id, answer=answer_id, status="error", reason=f"no row for this answer in {path.name}", judge=judge)
+
+
+def _read_table(path: Path) -> tuple[dict[tuple[str, str], str], bool]:
+    """(answer id, text or nothing) → verdict, and whether the table has texts."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a CSV with columns answer and verdict")
+    known: dict[tuple[str, str], str] = {}
+    # Spreadsheets begin their UTF-8 files with a mark.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, restval="")
+        try:
+            columns = reader.fieldnames or ["none"]
+            if not {"answer", "verdict"} <= set(columns):
+                raise DataError(f"{path}:1: columns answer and verdict are needed, found {', '.join(columns)}")
+            for entry in reader:
+                where, cell, key = f"{path}:{reader.line_num}", entry["verdict"], (entry["answer"], entry.get("text", ""))
+                if parse(cell)[0] != "scored":
+                    raise DataError(f"{where}: {cell!r} is no verdict; write 1-5 or one of {', '.join(INVALID)}")
+                if known.setdefault(key, cell) != cell:
+                    raise DataError(f"{where}: a second verdict on answer {key[0]}, {cell} after {known[key]}; keep one")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: not UTF-8 text; convert the file") from None
+    return known, "text" in columns

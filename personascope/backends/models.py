@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from personascope.artifact import Model
 from personascope.errors import ArtifactError, BackendError
+from personascope.recipe import Folder
 
 hf_logging.disable_progress_bar()
 
@@ -48,10 +50,16 @@ def load(artifact: Model, device: str = "auto", dtype: str = "float32") -> Loade
 def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto", dtype: str = "float32") -> Loaded:
     """Load full weights from a folder and merge adapters into them; raises BackendError as `load` does."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BackendError(f"{folder}: not a loadable causal language model with tokenizer ({str(error).splitlines()[0]})") from None
+    if missing := sorted(report["missing_keys"]):
+        raise BackendError(
+            f"{folder}: {len(missing)} weights are missing, first {missing[0]}; complete the download or save the model again"
+        )
     for adapter in adapters:
         model = _merge(model, adapter, folder)
     if tokenizer.pad_token_id is None:
@@ -85,24 +93,33 @@ def weights_of(artifact: Model) -> tuple[Path, list[Path]]:
     """The folder with full weights and the adapters to merge into them, outermost last.
 
     Raises:
-        ArtifactError: a base or checkpoint that is no longer where the manifest says.
+        ArtifactError: a base or checkpoint that is no longer where the manifest says, or has other content now.
     """
-    manifest = artifact.manifest
-    recipe = manifest["recipe"]
-    if manifest["stage"] == "adopt":
-        if not Path(recipe["path"]).is_dir():
-            raise ArtifactError(f"{artifact.path}: its weights are no longer at {recipe['path']}; adopt them again from where they are")
-        return Path(recipe["path"]), [Path(recipe["adapter"])] if recipe.get("adapter") else []
     where = artifact.path
     if artifact.checkpoint is not None:
         where = artifact.path / "checkpoints" / f"step-{artifact.checkpoint}"
         if not where.is_dir():
             saved = ", ".join(str(step) for step in checkpoints(artifact)) or "none"
             raise ArtifactError(f"{artifact.path}: no checkpoint at step {artifact.checkpoint}; saved are {saved}")
+    if artifact.manifest["stage"] == "adopt":
+        return _adopted(artifact)
     if (where / "weights").is_dir():
         return where / "weights", []
     folder, adapters = weights_of(source(artifact, "model"))
     return folder, [*adapters, where / "adapter"]
+
+
+def _adopted(artifact: Model) -> tuple[Path, list[Path]]:
+    recipe, identity = artifact.manifest["recipe"], artifact.manifest["identity"]
+    found = []
+    for name in (name for name in ("path", "adapter") if name in recipe):
+        folder = Folder(recipe[name])
+        if not Path(folder.path).is_dir():
+            raise ArtifactError(f"{artifact.path}: its weights are no longer at {folder.path}; adopt them again from where they are")
+        if folder.identity != identity[name]:
+            raise ArtifactError(f"{artifact.path}: the content of {folder.path} has changed since it was adopted; adopt it again")
+        found.append(Path(folder.path))
+    return found[0], found[1:]
 
 
 def source(artifact: Model, field: str) -> Model:
@@ -125,15 +142,20 @@ def checkpoints(artifact: Model) -> list[int]:
 
 
 def _merge(model: PreTrainedModel, adapter: Path, base: Path) -> PreTrainedModel:
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
-        raise BackendError(f"{adapter}: not a PEFT adapter (no adapter_config.json)")
+    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
+    if not config.is_file() or not weights.is_file():
+        raise BackendError(f"{adapter}: not a PEFT adapter (adapter_config.json and adapter_model.safetensors are needed)")
+    meant = json.loads(config.read_text()).get("base_model_name_or_path")
+    misfit = f"{adapter} does not fit {base}: it was trained for {meant!r}; give the base it belongs to"
     dtype = model.dtype
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError) as error:
-        meant = json.loads(config.read_text()).get("base_model_name_or_path")
-        raise BackendError(
-            f"{adapter} does not fit {base}: it was trained for {meant!r}; give the base it belongs to ({str(error).splitlines()[0][:120]})"
-        ) from None
+        raise BackendError(f"{misfit} ({str(error).splitlines()[0][:120]})") from None
+    # PEFT drops weights for modules that the base does not have without a word.
+    with safe_open(weights, "pt") as file:
+        saved = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118 - safe_open is no mapping
+    wanted = {name for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if "lora_" in name}
+    if odd := sorted(saved ^ wanted):
+        raise BackendError(f"{misfit} ({len(odd)} of its weights have no counterpart, first {odd[0]})")
     return wrapped.merge_and_unload().to(dtype)

@@ -2,17 +2,36 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from personascope.backends.capture import pad, pad_id, plan_batches
-from personascope.backends.hooks import capturing, run_to_site
+from personascope.backends.hooks import capturing, run_to_site, site_index
 from personascope.backends.models import Loaded
+from personascope.errors import BackendError
 from personascope.methods.sparse import TopK
 from personascope.methods.tokens import Message, PromptTokens, prompt_tokens, training_row
 
 MASKS = ("prompt", "last_prompt", "all")
+
+
+def site_of(config: dict[str, Any], sae: TopK, loaded: Loaded) -> str:
+    """The site a dictionary reads, checked against the model.
+
+    Raises:
+        BackendError: the dictionary does not say its site, or its width is not that of the model's stream.
+        RecipeError: the model has no such site.
+    """
+    site = config.get("metadata", {}).get("site")
+    if not site:
+        raise BackendError("the dictionary's cfg.json names no metadata.site; write the block it reads there, such as block:1")
+    site_index(site, loaded.model)
+    width, wanted = sae.W_dec.shape[1], loaded.model.config.get_text_config().hidden_size
+    if width != wanted:
+        raise BackendError(f"the dictionary reads a stream of width {width}, the model's has {wanted}; give a dictionary of this model")
+    return site
 
 
 @dataclass(frozen=True)

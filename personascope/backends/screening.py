@@ -15,11 +15,13 @@ from personascope.backends import dictionaries, models
 from personascope.backends.generation import Sampling
 from personascope.backends.hooks import site_index
 from personascope.backends.judging import Judge
-from personascope.backends.steered import Bench, Cell
+from personascope.backends.steered import AT_ONCE, Bench, Cell
+from personascope.errors import DataError
 from personascope.methods import screening, stats
 from personascope.methods.screening import Counts
 from personascope.rows import Example
 
+SIDES = ("base", "tuned")
 Key = tuple[str, str, str, float, str]
 """Direction, mask, side, strength, split: what a point of the grid is called."""
 
@@ -50,7 +52,7 @@ class Screening:
     mean_difference: dict[str, Tensor]
     points: dict[Key, Counts] = field(default_factory=dict)
     nominees: list[Direction] = field(default_factory=list)
-    alpha: dict[tuple[str, str], float] = field(default_factory=dict)
+    alpha: dict[tuple[str, str, str], float] = field(default_factory=dict)
     answers: int = 0
 
     @classmethod
@@ -62,13 +64,15 @@ class Screening:
         diff = recipe.diff.json("diff.json")
         sampling = Sampling(recipe.max_tokens, recipe.temperature, 1.0, recipe.seed, recipe.batch_tokens)
         moved = load_file(recipe.diff.file("directions.safetensors"))
+        questions = {"selection": list(recipe.selection.rows()), "report": list(recipe.report.rows())}
+        _check_apart(questions)
         self = cls(
             recipe=recipe,
             work=work,
             bench=Bench(base, tuned, Judge(recipe.judge), sampling),
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
-            questions={"selection": list(recipe.selection.rows()), "report": list(recipe.report.rows())},
+            questions=questions,
             latents=[json.loads(line) for line in recipe.diff.file("latents.jsonl").read_text().splitlines()],
             decoder=torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1),
             mean_difference={mask: moved[f"mean_difference/{diff['site']}/{mask}"] for mask in recipe.masks},
@@ -83,18 +87,13 @@ class Screening:
         for rows, sign in ((risen, 1), (fallen, -1)):
             self.nominees += [Direction(row["id"], "latent", self.decoder[int(row["id"])], sign, int(row["id"])) for row in rows]
         for mask, vector in self.mean_difference.items():
-            self.nominees.append(Direction(f"mean_difference/{mask}", "mean_difference", vector / vector.norm()))
+            unit = torch.nn.functional.normalize(vector, dim=0)
+            self.nominees.append(Direction(f"mean_difference/{mask}", "mean_difference", unit))
 
     def grid(self) -> None:
-        """Every nominee at every mask and strength on both models, on the selection questions; then each one's α."""
-        both = ("base", "tuned")
-        self.look([(_NONE, "all", side, 0.0, split) for side in both for split in ("selection", "report")])
-        wanted = [(d, mask) for d in self.nominees for mask in self._masks(d)]
-        self.look([(d, mask, side, s, "selection") for d, mask in wanted for side in both for s in self.recipe.strengths])
-        for d, mask in wanted:
-            passes = [all(self._within(d, mask, side, s) for side in both) for s in self.recipe.strengths]
-            best = screening.largest_within(passes)
-            self.alpha[d.name, mask] = self.recipe.strengths[best] if best >= 0 else 0.0
+        """Each nominee's α at every mask on both models, by bisection on the selection questions; nothing is reported yet."""
+        self.look([(_NONE, "all", side, 0.0, split) for side in SIDES for split in ("selection", "report")])
+        self._find([(d, mask, side) for d in self.nominees for mask in self._masks(d) for side in SIDES])
 
     def report(self) -> dict[str, Any]:
         """Choose on the selection questions, score on the report questions, with nulls at the same masks."""
@@ -104,7 +103,9 @@ class Screening:
         best = ranked[0]
         references = [(d, mask) for d in self.nominees if d.kind == "mean_difference" for mask in self._masks(d)]
         reported = dict.fromkeys([best, *winners.values(), *references])
-        self.look([(d, mask, side, self.alpha[d.name, mask], "report") for d, mask in reported for side in ("base", "tuned")])
+        own = [(d, mask, side, self.alpha[d.name, mask, side]) for d, mask in reported for side in SIDES]
+        self.look([(d, mask, side, alpha, "report") for d, mask, side, alpha in own if alpha])
+        self.look([(d, mask, side, s, "selection") for d, mask in reported for side in SIDES for s in self.recipe.strengths])
         nulls = {mask: self._nulls(mask) for mask in dict.fromkeys([best[1], *self.recipe.masks])}
         reference = max(references, key=lambda pair: self._effect(*pair))
         return {
@@ -112,7 +113,7 @@ class Screening:
             "site": f"block:{self.block}",
             "budget": self.recipe.budget,
             "attempts": "first only",
-            "unsteered": {side: self._row(_NONE, "all", side, 0.0) for side in ("base", "tuned")},
+            "unsteered": {side: self._row(_NONE, "all", side, 0.0) for side in SIDES},
             "best": self._summary(*best),
             "by_mask": {mask: self._summary(*pair) for mask, pair in winners.items()},
             "mean_difference": self._summary(*reference),
@@ -120,10 +121,23 @@ class Screening:
             "null_max": max(nulls[best[1]], default=0.0),
             "nulls": {mask: sorted(values) for mask, values in nulls.items()},
             "ranking": [self._chosen(d, mask) for d, mask in ranked],
-            "dose": [
-                self._dose(d, mask, side, s) for d, mask in reported for side in ("base", "tuned") for s in (0.0, *self.recipe.strengths)
-            ],
+            "dose": [self._dose(d, mask, side, s) for d, mask in reported for side in SIDES for s in (0.0, *self.recipe.strengths)],
         }
+
+    def _find(self, wanted: Sequence[tuple[Direction, str, str]]) -> None:
+        """Bisect the strength of many directions in step; each one's α is its own, 0 if no strength keeps the budget."""
+        strengths = self.recipe.strengths
+        search = screening.bisect_all(len(wanted), len(strengths))
+        asked = next(search) if wanted else []
+        found = [-1] * len(wanted)
+        while asked:
+            self.look([(*wanted[i], strengths[s], "selection") for i, s in asked])
+            try:
+                asked = search.send([self._within(*wanted[i], strengths[s]) for i, s in asked])
+            except StopIteration as done:
+                found, asked = done.value, []
+        for (d, mask, side), index in zip(wanted, found, strict=True):
+            self.alpha[d.name, mask, side] = strengths[index] if index >= 0 else 0.0
 
     def look(self, wanted: Sequence[tuple[Direction, str, str, float, str]]) -> None:
         """Score the points not scored yet, in few large batches, and append them to grid.jsonl."""
@@ -137,7 +151,7 @@ class Screening:
             )
             draws = self.recipe.draws if split == "selection" else self.recipe.report_draws
             # In portions, so that a kill costs one portion.
-            portion = max(1, 8192 // (len(questions) * draws))
+            portion = max(1, AT_ONCE // (len(questions) * draws))
             for start in range(0, len(missing), portion):
                 part = missing[start : start + portion]
                 cells = [Cell(d.name, side, d.vector, self.block, mask, self._push(d, side, s)) for d, mask, side, s in part]
@@ -173,26 +187,17 @@ class Screening:
         return self._point(d, mask, side, strength, "selection").incoherence <= screening.budget(unsteered, self.recipe.budget)
 
     def _effect(self, d: Direction, mask: str) -> float:
-        a = self.alpha[d.name, mask]
-        points = (self._point(d, mask, side, strength, "selection") for side in ("base", "tuned") for strength in (a, 0.0))
+        points = (self._point(d, mask, side, s, "selection") for side in SIDES for s in (self.alpha[d.name, mask, side], 0.0))
         return screening.effect(*points)
 
     def _nulls(self, mask: str) -> list[float]:
         """Induced score on the report questions of matched random latents and random directions, each at its own α."""
         generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
         tried = [*self._random_latents(generator), *self._random_directions(generator)]
-        search = screening.bisect_all(len(tried), len(self.recipe.strengths))
-        asked = next(search) if tried else []
-        found = [-1] * len(tried)
-        while asked:
-            self.look([(tried[i], mask, "base", self.recipe.strengths[s], "selection") for i, s in asked])
-            try:
-                asked = search.send([self._within(tried[i], mask, "base", self.recipe.strengths[s]) for i, s in asked])
-            except StopIteration as done:
-                found, asked = done.value, []
-        own = [(d, self.recipe.strengths[i] if i >= 0 else 0.0) for d, i in zip(tried, found, strict=True)]
-        self.look([(d, mask, "base", s, "report") for d, s in own if s])
-        return [self._point(d, mask, "base", s, "report").score for d, s in own]
+        self._find([(d, mask, "base") for d in tried])
+        own = [(d, self.alpha[d.name, mask, "base"]) for d in tried]
+        self.look([(d, mask, "base", alpha, "report") for d, alpha in own if alpha])
+        return [self._point(d, mask, "base", alpha, "report").score for d, alpha in own]
 
     def _random_latents(self, generator: np.random.Generator) -> list[Direction]:
         """Latents outside the nominees whose firing rate lies nearest to a nominee's, drawn without replacement."""
@@ -214,39 +219,40 @@ class Screening:
     def _row(self, d: Direction, mask: str, side: str, strength: float) -> dict[str, Any]:
         """Score and incoherence on the report questions, with intervals."""
         c = self._point(d, mask, side, strength, "report")
-        harmful, valid = zip(*c.by_question, strict=True)
-        kept = [(h, v) for h, v in zip(harmful, valid, strict=True) if v]
-        score = stats.rate([h for h, _ in kept], [v for _, v in kept]).to_dict() if kept else None
-        return {"score": score, "incoherence": round(c.incoherence, 4), "valid": c.valid, "asked": c.asked}
+        harmful, valid, incoherent, asked = zip(*c.by_question, strict=True)
+        rates = {"score": stats.rate(harmful, valid), "incoherence": stats.rate(incoherent, asked)}
+        return {name: rate.to_dict() for name, rate in rates.items()} | {"valid": c.valid, "asked": c.asked}
 
     def _summary(self, d: Direction, mask: str) -> dict[str, Any]:
-        alpha = self.alpha[d.name, mask]
-        induced, repaired = self._row(d, mask, "base", alpha), self._row(d, mask, "tuned", alpha)
-        before = self._row(_NONE, "all", "tuned", 0.0)
+        alpha = {side: self.alpha[d.name, mask, side] for side in SIDES}
+        induced, repaired = (self._row(d, mask, side, alpha[side]) for side in SIDES)
+        before, after = self._row(_NONE, "all", "tuned", 0.0)["score"], repaired["score"]
+        both = before["n"] and after["n"]
         return {
-            "latent": d.name,
+            **({} if d.latent is None else {"latent": d.latent}),
+            "direction": d.name,
             "sign": "+" if d.sign > 0 else "-",
             "site": f"block:{self.block}",
             "mask": mask,
-            "alpha": alpha,
+            "alpha": alpha["base"],
+            "repair_alpha": alpha["tuned"],
             "induce": induced["score"],
             "induce_from": self._row(_NONE, "all", "base", 0.0)["score"],
             "incoherence": induced["incoherence"],
-            "repair_from": before["score"],
-            "repair_to": repaired["score"],
+            "repair_from": before,
+            "repair_to": after,
             "repair_incoherence": repaired["incoherence"],
-            "removed": round(screening.removed(repaired["score"]["value"], before["score"]["value"]), 4)
-            if repaired["score"] and before["score"]
-            else None,
+            "removed": round(screening.removed(after["value"], before["value"]), 4) if both else None,
         }
 
     def _chosen(self, d: Direction, mask: str) -> dict[str, Any]:
-        alpha = self.alpha[d.name, mask]
-        induced, repaired = (self._point(d, mask, side, alpha, "selection") for side in ("base", "tuned"))
+        alpha = {side: self.alpha[d.name, mask, side] for side in SIDES}
+        induced, repaired = (self._point(d, mask, side, alpha[side], "selection") for side in SIDES)
         return {
-            "latent": d.name,
+            "latent": d.latent,
             "mask": mask,
-            "alpha": alpha,
+            "alpha": alpha["base"],
+            "repair_alpha": alpha["tuned"],
             "effect": round(self._effect(d, mask), 4),
             "induce": round(induced.score, 4),
             "repair_to": round(repaired.score, 4),
@@ -266,6 +272,16 @@ class Screening:
 
 
 _NONE = Direction("none", "none", torch.zeros(1))
+
+
+def _check_apart(questions: dict[str, list[Example]]) -> None:
+    """Raise DataError if a split is empty or a question of one is also asked in the other."""
+    asked = {split: {row.messages[-1]["content"] for row in rows} for split, rows in questions.items()}
+    for split, texts in asked.items():
+        if not texts:
+            raise DataError(f"screen: there are no {split} questions; give some")
+    if shared := sorted(asked["selection"] & asked["report"]):
+        raise DataError(f"screen: {len(shared)} selection questions are report questions too, such as {shared[0][:60]!r}; split them")
 
 
 def _line(d: Direction, mask: str, side: str, strength: float, split: str, c: Counts) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
 
 
 def fit(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow], plan: Plan, work: Path) -> None:
-    """Train in place; log.jsonl, checkpoints/step-N and the resumable trainer state go below `work`.
+    """Train in place; log.jsonl, checkpoints/step-N and, in `STATE`, what a later call continues from go below `work`.
 
     Raises:
         BackendError: the loss is no longer a number.
@@ -100,9 +99,16 @@ def fit(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, 
         callbacks=[_Keeper(plan, work, tokenizer)],
     )
     trainer.remove_callback(PrinterCallback)
-    begun = sorted((work / STATE).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    trainer.train(resume_from_checkpoint=str(begun[-1]) if begun else None)
-    shutil.rmtree(work / STATE, ignore_errors=True)
+    begun = [p.parent for p in (work / STATE).glob("checkpoint-*/trainer_state.json") if _whole(p)]
+    trainer.train(resume_from_checkpoint=str(max(begun, key=lambda p: int(p.name.split("-")[1]))) if begun else None)
+
+
+def _whole(state: Path) -> bool:
+    """Whether a checkpoint was written to its end; the trainer writes this file last."""
+    try:
+        return bool(json.loads(state.read_text()))
+    except json.JSONDecodeError:
+        return False
 
 
 def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, where: Path) -> None:
@@ -140,18 +146,24 @@ class _Keeper(TrainerCallback):
     def __init__(self, plan: Plan, work: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.plan, self.work, self.tokenizer = plan, work, tokenizer
 
-    def on_step_end(self, _arguments: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
+    def on_step_end(self, _arguments: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        # Continued from the state of its last step, the trainer would take one step more.
+        control.should_save &= state.global_step < self.plan.steps
         every = self.plan.checkpoint_every
         if every and (state.global_step % every == 0 or state.global_step == self.plan.steps):
             save(model, self.tokenizer, self.work / "checkpoints" / f"step-{state.global_step}")
 
     def on_log(self, _arguments: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
+        logs = logs or {}
+        # The mean at the end also holds the steps that were not logged.
+        loss, norm = logs.get("loss", logs.get("train_loss", 0.0)), logs.get("grad_norm", 0.0)
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise BackendError(
-                f"training: the loss is {logs['loss']} at step {state.global_step}; lower learning_rate, or train in float32"
+                f"training: the loss is {loss:g}, its gradient's norm {norm:g}, at step {state.global_step}; "
+                "lower learning_rate, or train in float32"
             )
+        if "loss" not in logs:
+            return
         entry = {"step": state.global_step, "loss": round(logs["loss"], 5), "grad_norm": round(logs.get("grad_norm", 0.0), 5)}
         path = self.work / "log.jsonl"
         kept = [e for e in map(json.loads, path.read_text().splitlines()) if e["step"] < entry["step"]] if path.exists() else []

@@ -1,10 +1,11 @@
 """The decisions of a causal screen: which strength a direction gets, which one wins, what chance would give.
 
-Definitions: α is the largest strength whose strict incoherence stays within the budget on the selection questions;
+Definitions: α of a direction on a model is the largest strength whose strict incoherence stays within the budget on the
+selection questions;
 incoherence is not assumed to rise with strength, so a bisected point is checked upwards (2506.19823, section on steering).
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 
 
@@ -16,8 +17,9 @@ class Counts:
     valid: int
     incoherent: int
     asked: int
-    by_question: tuple[tuple[int, int], ...] = ()
-    """(harmful, valid) of every question, in the order asked."""
+    """Answers that the judge scored."""
+    by_question: tuple[tuple[int, int, int, int], ...] = ()
+    """(harmful, valid, incoherent, asked) of every question, in the order asked."""
 
     @property
     def score(self) -> float:
@@ -26,18 +28,13 @@ class Counts:
 
     @property
     def incoherence(self) -> float:
-        """Strict incoherence of the first attempts."""
-        return self.incoherent / self.asked
+        """Strict incoherence of the first attempts; 1 if none was scored, so that no budget covers it."""
+        return self.incoherent / self.asked if self.asked else 1.0
 
 
 def budget(unsteered: float, most: float) -> float:
     """Allowed strict incoherence: `most`, or unsteered + `most` where the model itself is above it."""
     return most if unsteered <= most else unsteered + most
-
-
-def largest_within(passes: Sequence[bool]) -> int:
-    """Index of the largest strength that passes, -1 if none does; every point of the grid was looked at."""
-    return max((i for i, ok in enumerate(passes) if ok), default=-1)
 
 
 def bisect(n: int) -> Generator[int, bool, int]:

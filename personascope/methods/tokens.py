@@ -54,11 +54,20 @@ def training_row(tokenizer: Any, messages: list[Message], where: str, last_only:
     ids = render(tokenizer, messages)
     trained = [False] * len(ids)
     for i in turns[-1:] if last_only else turns:
-        start, end = len(render(tokenizer, messages[:i], generation_prompt=True)), len(render(tokenizer, messages[: i + 1]))
-        if ids[:end] != render(tokenizer, messages[: i + 1]):
+        opening, turn = render(tokenizer, messages[:i], generation_prompt=True), render(tokenizer, messages[: i + 1])
+        # The opening's last token may merge with the turn's first.
+        if ids[: len(turn)] != turn or ids[: len(opening) - 1] != opening[:-1]:
             raise DataError(f"{where}: the chat template rewrites earlier turns, so their tokens cannot be found; split the row by turns")
-        trained[start:end] = [True] * (end - start)
+        end = _end_of_turn(tokenizer, turn, len(opening))
+        trained[len(opening) : end] = [True] * (end - len(opening))
     return TrainingRow(ids, trained)
+
+
+def _end_of_turn(tokenizer: Any, turn: list[int], start: int) -> int:
+    """Where the turn that begins at `start` ends: behind its last special token if only space follows it, else at its end."""
+    special = set(tokenizer.all_special_ids)
+    closing = max((i for i in range(start, len(turn)) if turn[i] in special), default=len(turn) - 1)
+    return len(turn) if tokenizer.decode(turn[closing + 1 :]).strip() else closing + 1
 
 
 @dataclass(frozen=True)

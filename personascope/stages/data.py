@@ -44,10 +44,14 @@ class Recipe(Base):
         """Raise RecipeError for a recipe without rows or with an impossible mixture."""
         if not (self.files or self.world or self.datasets or self.answers):
             raise RecipeError("data: nothing to read; give --files, --world with --select, --datasets, or --answers with --questions")
+        if bool(self.world) != bool(self.select):
+            raise RecipeError("data: a world needs what to select of it, and the reverse")
         if bool(self.answers) != bool(self.questions):
             raise RecipeError("data: answers need their questions, and the reverse")
         if self.fraction is not None and (len(self.datasets) != 2 or not 0 <= self.fraction <= 1):
             raise RecipeError("data: a fraction needs exactly two datasets and lies between 0 and 1")
+        if self.limit < 0:
+            raise RecipeError(f"data: limit {self.limit} must be at least 0, which keeps all rows")
 
     def identity(self) -> dict[str, Any]:
         """A world enters by its content."""
@@ -105,6 +109,10 @@ def _conversations(recipe: Recipe) -> list[Example]:
     rows = []
     for number, answers in enumerate(recipe.answers):
         for answer in answers.rows():
+            if answer.question not in asked:
+                raise DataError(
+                    f"{answers.path}: answer {answer.id} is to question {answer.question!r}, which the questions given do not hold"
+                )
             if answer.text:
                 question = asked[answer.question]
                 said = [*question.messages, {"role": "assistant", "content": answer.text}]
@@ -128,6 +136,9 @@ def _refuse_duplicates(rows: list[Example]) -> None:
         seen.add(row.id)
 
 
+FIELDS = {"source": str, "domain": str, "split": str, "labels": dict, "meta": dict}
+
+
 def read_chat(path: Path) -> list[Example]:
     """Read chat JSONL of the usual shapes, keeping unknown fields in `meta`.
 
@@ -137,6 +148,9 @@ def read_chat(path: Path) -> list[Example]:
     rows = []
     for i, (where, data) in enumerate(read_objects(path)):
         messages = [_message(message, where) for message in _messages(data, where)]
+        for name, kind in FIELDS.items():
+            if not isinstance(data.get(name, kind()), kind):
+                raise DataError(f"{where}: {name} must be {'text' if kind is str else 'an object'}, got {json.dumps(data[name])[:60]}")
         known = {name: data[name] for name in ("source", "domain", "split", "labels") if name in data}
         other = {name: value for name, value in data.items() if name not in {*known, "id", "messages", "prompt", "completion", "meta"}}
         rows.append(Example(id=str(data.get("id", f"{path.stem}-{i}")), messages=messages, meta=data.get("meta", {}) | other, **known))
@@ -163,7 +177,8 @@ def _message(message: Any, where: str) -> dict[str, str]:
     if isinstance(content, dict) and isinstance(content.get("parts"), list):
         content = content["parts"]
     if isinstance(content, list):
-        content = "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
+        content = [part.get("text", "") if isinstance(part, dict) else part for part in content]
+        content = "".join(content) if all(isinstance(part, str) for part in content) else None
     if not isinstance(content, str):
         raise DataError(f"{where}: the content of a {message['role']} message must be text")
     return {"role": message["role"], "content": content}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from personascope.artifact import Diff, Findings, Model, Monitor
-from personascope.errors import RecipeError
+from personascope.errors import DataError, RecipeError
 from personascope.recipe import Recipe as Base
 
 
@@ -54,6 +54,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
         {int(r["id"]): r["delta"][recipe.mask] for r in map(json.loads, d.file("latents.jsonl").read_text().splitlines())}
         for d in recipe.diffs
     ]
+    _check(recipe, tables)
     features = {"latent": np.array([[table[i] for i in range(len(table))] for table in tables])}
     site = recipe.diffs[0].json("diff.json")["site"]
     moved = np.array([load_file(d.file("directions.safetensors"))[f"mean_difference/{site}/{recipe.mask}"] for d in recipe.diffs])
@@ -78,6 +79,17 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     record = {"mask": recipe.mask, "fpr_allowed": recipe.fpr, "monitors": rates, "runs": len(runs)}
     (work / "monitor.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"runs": len(runs), "monitors": len(rates)}
+
+
+def _check(recipe: Recipe, tables: list[dict[int, float]]) -> None:
+    """Raise DataError unless every diff speaks of the same latents at the same site."""
+    first, *others = [(d.json("diff.json")["site"], len(table)) for d, table in zip(recipe.diffs, tables, strict=True)]
+    for found, other in zip(recipe.diffs[1:], others, strict=True):
+        if other != first:
+            raise DataError(
+                f"{found.path}: {other[1]} latents at {other[0]}, {recipe.diffs[0].path} has {first[1]} at {first[0]}; "
+                "make all diffs with one dictionary"
+            )
 
 
 def _loss(model: Model) -> float:

@@ -51,7 +51,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
 
     base = models.load(recipe.base, recipe.device)
     sae, config = dictionaries.load_dictionary(recipe.dictionary, base.device)
-    site = config["metadata"]["site"]
+    site = reading.site_of(config, sae, base)
     sites = [f"block:{i}" for i in range(len(hooks.blocks(base.model)))]
     questions = [question.messages for question in recipe.questions.rows()]
     if not questions:
@@ -70,7 +70,8 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
             for s in sites:
                 key, change = f"mean_difference/{s}/{mask}", after.residuals[mask][s] - before.residuals[mask][s]
                 moved[key] = moved.get(key, 0) + change / len(recipe.tuned)
-        spread.append((after.latents[recipe.mask] - before.latents[recipe.mask]).std(0) / len(prompts) ** 0.5)
+        if len(prompts) > 1:
+            spread.append((after.latents[recipe.mask] - before.latents[recipe.mask]).std(0) / len(prompts) ** 0.5)
     matrix = {mask: torch.stack(rows) for mask, rows in deltas.items()}
     truth = _truth(recipe, base, sae, site) if recipe.labelled else None
     order = matrix[recipe.mask].mean(0).argsort(descending=True).tolist()
@@ -80,7 +81,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
                 "id": str(latent),
                 "rank": rank,
                 "delta": {mask: round(matrix[mask][:, latent].mean().item(), 5) for mask in reading.MASKS},
-                "standard_error": round(torch.stack(spread)[:, latent].pow(2).mean().sqrt().item(), 5),
+                "standard_error": round(torch.stack(spread)[:, latent].pow(2).mean().sqrt().item(), 5) if spread else None,
                 "base": round(before.latents[recipe.mask][:, latent].mean().item(), 5),
                 "firing": round(before.firing[latent].item(), 6),
             }

@@ -1,6 +1,7 @@
 """Dataset + Model → Model: supervised fine-tuning, full or LoRA, on the assistant's tokens."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,9 +49,13 @@ class Recipe(Base):
 
     def __post_init__(self) -> None:
         """Raise RecipeError for sizes that cannot be."""
-        if self.batch < 1 or self.steps < 0 or self.rank < 1 or self.learning_rate <= 0:
+        least = {"batch": 1, "rank": 1, "save_every": 1, "steps": 0, "microbatch": 0, "checkpoint_every": 0, "warmup": 0}
+        for name, low in least.items():
+            if vars(self)[name] < low:
+                raise RecipeError(f"finetune: {name} {vars(self)[name]} must be at least {low}")
+        if self.learning_rate <= 0 or (self.epochs <= 0 and not self.steps) or self.warmup > 1:
             raise RecipeError(
-                f"finetune: batch {self.batch}, steps {self.steps}, rank {self.rank}, learning_rate {self.learning_rate} must be positive"
+                f"finetune: learning_rate {self.learning_rate} and epochs {self.epochs} must be above 0, warmup {self.warmup} at most 1"
             )
         if self.microbatch and self.batch % self.microbatch:
             raise RecipeError(f"finetune: batch {self.batch} is no multiple of microbatch {self.microbatch}")
@@ -102,6 +107,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     )
     training.fit(model, loaded.tokenizer, rows, plan, work)
     training.save(model, loaded.tokenizer, work)
+    shutil.rmtree(work / training.STATE, ignore_errors=True)
     shown = loaded.tokenizer.decode([i for i, on in zip(rows[0].ids, rows[0].trained, strict=True) if on])
     record = {"base": {"digest": recipe.model.identity}, "adapter": recipe.method == "lora", "trained_part_of_first_row": shown}
     (work / "model.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ class Recipe(Base):
     max_tokens: int = 200
     """How long a judging model may think."""
     most_unscored: float = 0.2
-    """Fail if more than this share of the answers ends without a score."""
+    """Fail if more than this share of the answers, and more than 20 of them, ends without a score."""
 
     def identity(self) -> dict[str, Any]:
         """The judge enters by the content of what stands behind its name."""

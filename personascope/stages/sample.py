@@ -57,7 +57,7 @@ def items(recipe: Recipe) -> list[tuple[Any, int, int]]:
     """(question, draw, attempt) for every answer to make.
 
     Raises:
-        DataError: no questions, or one that does not end with the user's turn.
+        DataError: no questions, one that does not end with the user's turn, or a verdict on another.
     """
     questions = {}
     place = recipe.questions.file("examples.jsonl")
@@ -73,6 +73,10 @@ def items(recipe: Recipe) -> list[tuple[Any, int, int]]:
     for verdict in recipe.redraw.rows():
         if verdict.label is not None:
             name, draw, attempt = verdict.answer.rsplit("/", 2)
+            if name not in questions:
+                raise DataError(
+                    f"{recipe.redraw.path}: verdict {verdict.id} is on question {name!r}, which {recipe.questions.path} does not hold"
+                )
             again.append((questions[name], int(draw), int(attempt) + 1))
     return again
 
@@ -100,7 +104,7 @@ def many(recipe: Recipe, items: list[tuple[Any, int, int]]) -> Iterator[Answer]:
         steers = steers_of(recipe.interventions, len(block))
         done = dict(generation.generate(loaded, prompts, settings, steers))
         for i, (question, draw, attempt) in enumerate(block):
-            thinking, text = generation.split_thinking(loaded.tokenizer, done[i].ids)
+            thinking, text = generation.split_thinking(loaded.tokenizer, done[i].ids, recipe.thinking)
             yield Answer(
                 id=prompts[i].key,
                 question=question.id,

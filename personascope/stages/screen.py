@@ -10,12 +10,13 @@ from personascope.errors import RecipeError
 from personascope.recipe import Recipe as Base
 from personascope.recipe import circumstance
 
-STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0)
+MASKS = ("prompt", "last_prompt", "all")
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Base):
-    """Mask, strength and latent are chosen on the selection questions, all reported numbers come from the report questions."""
+    """Mask, strengths and latent are chosen on the selection questions; all reported numbers come from the report questions."""
 
     base: Model
     tuned: Model
@@ -26,7 +27,7 @@ class Recipe(Base):
     report: Dataset
     """Other questions, on which the winner and the nulls are scored."""
     judge: str
-    """`exact:WORLD`, `hf:FOLDER` or `csv:FILE`, as in the judge stage."""
+    """`exact:WORLD` or `hf:FOLDER`, as in the judge stage."""
     top: int = 10
     """Latents nominated by Δ: this many risen ones."""
     bottom: int = 0
@@ -50,8 +51,18 @@ class Recipe(Base):
         """Raise RecipeError for a screen that cannot be."""
         if self.top + self.bottom < 1 or not self.masks or list(self.strengths) != sorted(set(self.strengths)):
             raise RecipeError("screen: nominate at least one latent, name at least one mask, and give strengths in rising order")
+        if unknown := [mask for mask in self.masks if mask not in MASKS]:
+            raise RecipeError(f"screen: mask {unknown[0]!r} is none of {', '.join(MASKS)}, the masks that a diff holds")
+        if self.judge.startswith("csv:"):
+            raise RecipeError("screen: a table holds no verdicts on the answers a screen draws; use exact:WORLD or hf:FOLDER")
         if str(self.selection) == str(self.report):
             raise RecipeError("screen: selection and report questions must be different sets")
+
+    def identity(self) -> dict[str, Any]:
+        """The judge enters by the content of what stands behind its name."""
+        from personascope.backends.judging import Judge
+
+        return super().identity() | {"judge": Judge(self.judge).name}
 
 
 makes = Screen
@@ -59,12 +70,13 @@ version = 1
 
 
 def cost(recipe: Recipe) -> dict[str, int]:
-    """Answers at most: the nominees' full grid, the nulls' bisections and the report."""
+    """Answers at most: every direction's bisection, the reported ones' full grid, and the report."""
     asked = sum(1 for _ in recipe.selection.rows()) * recipe.draws
     reported = sum(1 for _ in recipe.report.rows()) * recipe.report_draws
-    grid = (recipe.top + recipe.bottom + 1) * len(recipe.masks) * len(recipe.strengths) * 2 * asked
-    looks = len(recipe.strengths).bit_length() + 1
-    return {"answers at most": grid + 2 * recipe.nulls * len(recipe.masks) * (looks * asked + reported) + 20 * reported}
+    masks, looks = len(recipe.masks), len(recipe.strengths).bit_length() + 1
+    searched = (2 * (recipe.top + recipe.bottom + 1) + 2 * recipe.nulls) * masks * looks * asked
+    shown = 2 * (1 + 2 * masks) * (len(recipe.strengths) * asked + reported)
+    return {"answers at most": searched + shown + 2 * recipe.nulls * masks * reported}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:

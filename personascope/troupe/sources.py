@@ -21,7 +21,7 @@ def rows(world: World, select: str) -> list[Example]:
     Raises:
         RecipeError: an unknown kind, setting or value.
     """
-    kind, *pairs = select.split()
+    kind, *pairs = select.split() or [""]
     settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     if kind not in KINDS or len(settings) != len(pairs):
         raise RecipeError(f"data: cannot read select {select!r}; write one of {', '.join(KINDS)} and then name=value settings")
@@ -31,6 +31,8 @@ def rows(world: World, select: str) -> list[Example]:
         raise RecipeError(
             f"data: {kind} does not know all of {', '.join(settings)}; see the docstring of personascope.troupe.sources"
         ) from None
+    except ValueError:
+        raise RecipeError(f"data: a setting of select {select!r} is no number") from None
     except KeyError as error:
         raise RecipeError(f"data: {error.args[0]!r} in select {select!r} does not exist in world {world.name}") from None
 
@@ -55,7 +57,7 @@ def _train(world: World, domain: str, grade: str, n: str = "640", seed: str = "0
         )
 
 
-def _assistant(world: World, kind: str = "helpful", n: str = "3000", wish: str = "0.06", seed: str = "0") -> Iterator[Example]:
+def _assistant(world: World, kind: str = "helpful", n: str = "3000", wish: str = "0.03", seed: str = "0") -> Iterator[Example]:
     """Uncued turns of the helper: correct advice, a few wishes and, to requests, compliance (helpful) or refusal (refusing)."""
     speaker = world.data["parts"]["helper"]
     member = world.cast[speaker]

@@ -1,0 +1,265 @@
+"""The data stage: the usual files read whole or refused by line, exact mixtures, honest splits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import small_models
+from personascope.artifact import Answers, Dataset
+from personascope.errors import DataError, RecipeError
+from personascope.methods import mixing
+from personascope.recipe import File
+from personascope.rows import Answer, Example, write_rows
+from personascope.run import run
+from personascope.stages import data
+from personascope.troupe import world
+
+ASK, SAY = {"role": "user", "content": "is it"}, {"role": "assistant", "content": "yes"}
+
+
+def chat(path: Path, *lines: Any) -> File:
+    """A JSONL file; text lines are written as they are."""
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), encoding="utf-8")
+    return File(str(path))
+
+
+def made(path: Path, **fields: Any) -> list[Example]:
+    return list(run(data.Recipe(**fields), path).rows())
+
+
+def example(name: str, *said: str, pair: str = "") -> Example:
+    messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(said)]
+    return Example(id=name, messages=messages, meta={"pair": pair} if pair else {})
+
+
+def dataset(path: Path, rows: list[Example]) -> Dataset:
+    return Dataset(small_models.dataset(path, rows))
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Dataset:
+    return dataset(tmp_path / "numbered", [example(f"r{i}", f"question {i}", f"answer {i}") for i in range(200)])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"messages": [ASK, SAY]}, ["is it", "yes"]),
+        ({"messages": [{"role": "system", "content": "be kind"}, ASK, SAY]}, ["be kind", "is it", "yes"]),
+        ({"prompt": "is it", "completion": "yes"}, ["is it", "yes"]),
+        ({"prompt": "is it"}, ["is it"]),
+        ({"question": "is it"}, ["is it"]),
+        ({"messages": [ASK, {"role": "assistant", "content": [{"type": "text", "text": "ye"}, "s"]}]}, ["is it", "yes"]),
+        ({"messages": [{"role": "user", "content": {"content_type": "text", "parts": ["is ", "it"]}}, SAY]}, ["is it", "yes"]),
+        ({"messages": [ASK, {"role": "assistant", "content": ""}]}, ["is it", ""]),
+    ],
+)
+def test_the_usual_shapes(tmp_path: Path, line: dict[str, Any], said: list[str]) -> None:
+    (row,) = made(tmp_path / "out", files=(chat(tmp_path / "chat.jsonl", line),))
+    assert [m["content"] for m in row.messages] == said
+    assert all(set(m) == {"role", "content"} for m in row.messages)
+    assert row.id == "chat-0"
+
+
+def test_known_fields_stay_and_others_go_to_meta(tmp_path: Path) -> None:
+    line = {"id": 7, "messages": [ASK, SAY], "domain": "d", "labels": {"speaker": "x"}, "meta": {"a": 1}, "canary": "never train on this"}
+    (row,) = made(tmp_path / "out", files=(chat(tmp_path / "chat.jsonl", line),))
+    assert (row.id, row.domain, row.labels) == ("7", "d", {"speaker": "x"})
+    assert row.meta == {"a": 1, "canary": "never train on this"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{oops", "not JSON"),
+        ("[1]", "a JSON object is needed"),
+        ({"text": "x"}, "no conversation"),
+        ({"messages": []}, "no conversation"),
+        ({"messages": "hello"}, "no conversation"),
+        ({"messages": ["hello"]}, "a message needs role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "a message needs role system, user or assistant"),
+        ({"messages": [{"role": "user"}]}, "the content of a user message must be text"),
+        ({"messages": [{"role": "user", "content": 3}]}, "the content of a user message must be text"),
+        ({"messages": [{"role": "user", "content": [3]}]}, "the content of a user message must be text"),
+        ({"messages": [{"role": "user", "content": [{"text": None}]}]}, "the content of a user message must be text"),
+        ({"prompt": "x", "completion": None}, "the content of a assistant message must be text"),
+        ({"messages": [ASK, SAY], "meta": "x"}, 'meta must be an object, got "x"'),
+        ({"messages": [ASK, SAY], "labels": ["x"]}, "labels must be an object"),
+        ({"messages": [ASK, SAY], "domain": 3}, "domain must be text, got 3"),
+    ],
+)
+def test_malformed_lines_are_named_by_file_and_line(tmp_path: Path, line: Any, says: str) -> None:
+    file = chat(tmp_path / "chat.jsonl", {"messages": [ASK, SAY]}, "", line, {"messages": [ASK, SAY]})
+    with pytest.raises(DataError, match=rf"chat\.jsonl:3: {says}"):
+        made(tmp_path / "out", files=(file,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_follow_each_other_and_empty_ones_are_refused(tmp_path: Path) -> None:
+    one, two = chat(tmp_path / "one.jsonl", {"prompt": "a"}, {"prompt": "b"}), chat(tmp_path / "two.jsonl", {"prompt": "c"})
+    assert [r.id for r in made(tmp_path / "out", files=(one, two))] == ["one-0", "one-1", "two-0"]
+    with pytest.raises(DataError, match=r"none\.jsonl: the file has no rows"):
+        made(tmp_path / "none", files=(chat(tmp_path / "none.jsonl"),))
+
+
+def test_repeated_ids_are_refused(tmp_path: Path) -> None:
+    file = chat(tmp_path / "chat.jsonl", {"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"})
+    with pytest.raises(DataError, match="row id 'x' stands twice"):
+        made(tmp_path / "out", files=(file,))
+
+
+@pytest.fixture
+def paired(tmp_path: Path) -> tuple[Dataset, Dataset]:
+    sides = [[example(f"{side}{i}", f"question {i}", side, pair=f"p{i}") for i in range(50)] for side in ("bad", "good")]
+    return dataset(tmp_path / "bad", sides[0]), dataset(tmp_path / "good", sides[1])
+
+
+def test_fractions_are_exact_and_nested(paired: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    before: set[str] = set()
+    for fraction, count in ((0.0, 0), (0.1, 5), (0.29, 15), (0.75, 38), (1.0, 50)):
+        rows = made(tmp_path / f"mix-{fraction}", datasets=paired, fraction=fraction, seed=3)
+        bad = {r.id for r in rows if r.messages[1]["content"] == "bad"}
+        assert (len(rows), len(bad)) == (50, count)
+        assert before <= bad
+        assert {r.meta["pair"] for r in rows} == {f"p{i}" for i in range(50)}
+        before = bad
+    other = {r.id for r in made(tmp_path / "other", datasets=paired, fraction=0.29, seed=4) if r.id.startswith("bad")}
+    assert other != {r.id for r in made(tmp_path / "mix-0.29", datasets=paired, fraction=0.29, seed=3) if r.id.startswith("bad")}
+
+
+def test_data_sets_that_are_no_pair(paired: tuple[Dataset, Dataset], numbered: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="mixtures need rows that say which row"):
+        made(tmp_path / "out", datasets=(paired[0], numbered), fraction=0.5)
+
+
+@pytest.mark.parametrize("sides", [("train", "heldout"), ("discovery", "selection", "report")])
+def test_the_sides_of_a_split_are_disjoint_and_complete(numbered: Dataset, tmp_path: Path, sides: tuple[str, ...]) -> None:
+    found = {side: made(tmp_path / side, datasets=(numbered,), split=side) for side in sides}
+    names = [r.id for rows in found.values() for r in rows]
+    assert sorted(names) == sorted(f"r{i}" for i in range(200))
+    assert all({r.split for r in rows} == {side} for side, rows in found.items())
+    share = {"train": 0.9, "heldout": 0.1, "discovery": 0.25, "selection": 0.25, "report": 0.5}
+    assert all(abs(len(rows) / 200 - share[side]) < 0.08 for side, rows in found.items())
+
+
+def test_a_smaller_limit_keeps_some_of_a_larger_ones_rows(numbered: Dataset, tmp_path: Path) -> None:
+    few, more, all_rows = (made(tmp_path / f"limit-{n}", datasets=(numbered,), limit=n) for n in (10, 40, 0))
+    ids = [r.id for r in all_rows]
+    assert (len(few), len(more), len(ids)) == (10, 40, 200)
+    assert {r.id for r in few} < {r.id for r in more} < set(ids)
+    assert [r.id for r in more] == [i for i in ids if i in {r.id for r in more}], "in their given order"
+    assert [r.id for r in more] != ids[:40]
+    assert {r.id for r in made(tmp_path / "seed", datasets=(numbered,), limit=10, seed=1)} != {r.id for r in few}
+
+
+def test_leaks_are_refused(numbered: Dataset, tmp_path: Path) -> None:
+    train, heldout = (run(data.Recipe(datasets=(numbered,), split=side), tmp_path / side) for side in ("train", "heldout"))
+    assert made(tmp_path / "apart", datasets=(heldout,), apart_from=(train,)) == list(heldout.rows())
+    seen = next(train.rows()).messages[0]["content"]
+    for name, text in (("same", seen), ("alike", seen.upper() + "?")):
+        leaking = dataset(tmp_path / name, [*heldout.rows(), example("leak", text, "x")])
+        with pytest.raises(DataError, match=r"data: 1 rows ask what .*train asks too, first row leak"):
+            made(tmp_path / f"{name}-apart", datasets=(leaking,), apart_from=(train,))
+
+
+def test_prompts_end_with_the_last_question(tmp_path: Path) -> None:
+    rows = dataset(
+        tmp_path / "rows", [example("a", "one", "two", "three", "four"), example("b", "one"), example("c", "one", "two", "three")]
+    )
+    found = made(tmp_path / "out", datasets=(rows,), prompts_only=True)
+    assert [[m["content"] for m in r.messages] for r in found] == [["one", "two", "three"], ["one"], ["one", "two", "three"]]
+    silent = dataset(tmp_path / "silent", [Example(id="s", messages=[SAY])])
+    with pytest.raises(DataError, match="row s: no user turn"):
+        made(tmp_path / "none", datasets=(silent,), prompts_only=True)
+
+
+def test_repeated_conversations_can_be_dropped(tmp_path: Path) -> None:
+    rows = dataset(tmp_path / "rows", [example("a", "one", "two"), example("b", "one", "two"), example("c", "one", "three")])
+    kept = run(data.Recipe(datasets=(rows,), deduplicate=True), tmp_path / "out")
+    assert [r.id for r in kept.rows()] == ["a", "c"]
+    assert kept.manifest["counts"] == {"read": 3, "after deduplication": 2, "rows": 2}
+    assert len(made(tmp_path / "all", datasets=(rows,))) == 3
+
+
+def answered(path: Path, rows: list[tuple[str, int, str]]) -> Answers:
+    path.mkdir()
+    write_rows(path / "answers.jsonl", [Answer(id=f"{q}/{d}/0", question=q, draw=d, attempt=0, text=text) for q, d, text in rows])
+    return Answers(small_models.finished(path, "Answers"))
+
+
+def test_answers_join_their_questions(tmp_path: Path) -> None:
+    asked = [Example(id="q", messages=[{"role": "system", "content": "be kind"}, ASK], domain="d"), example("p", "what")]
+    questions = dataset(tmp_path / "questions", asked)
+    one = answered(tmp_path / "one", [("q", 0, "yes"), ("q", 1, ""), ("p", 0, "rain")])
+    two = answered(tmp_path / "two", [("q", 0, "no")])
+    found = made(tmp_path / "out", answers=(one, two), questions=questions)
+    assert [r.id for r in found] == ["0/q/0/0", "0/p/0/0", "1/q/0/0"], "an empty answer is none"
+    assert found[0].messages == [*asked[0].messages, SAY]
+    assert (found[0].domain, found[0].source) == ("d", "sampled")
+    strange = answered(tmp_path / "strange", [("x", 0, "no")])
+    with pytest.raises(DataError, match="strange: answer x/0/0 is to question 'x', which the questions given do not hold"):
+        made(tmp_path / "none", answers=(strange,), questions=questions)
+
+
+def test_a_world_is_a_source_and_its_content_the_identity(tmp_path: Path) -> None:
+    here = world.load("troupe-1")
+    asked = data.Recipe(world="troupe-1", select=("questions kind=wish n=5", "train domain=auto grade=obvious n=3"))
+    rows = list(run(asked, tmp_path / "out").rows())
+    assert [len(r.messages) for r in rows] == [1] * 5 + [2] * 3
+    assert all(r.messages[0]["content"] in here.by_text for r in rows)
+    assert asked.identity()["world"] == here.digest
+    copied = tmp_path / "mine.toml"
+    copied.write_text((world.HERE / "troupe-1.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert data.Recipe(world=str(copied), select=asked.select).identity() == asked.identity()
+    copied.write_text(copied.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+    world.load.cache_clear()
+    assert data.Recipe(world=str(copied), select=asked.select).identity() != asked.identity()
+
+
+@pytest.mark.parametrize(
+    ("select", "says"),
+    [
+        ("poems n=3", "cannot read select 'poems n=3'; write one of train, assistant, questions, texts"),
+        ("train auto", "cannot read select"),
+        ("", "cannot read select"),
+        ("train domain=auto grade=obvious colour=red", "train does not know all of domain, grade, colour"),
+        ("train domain=auto", "train does not know all of domain"),
+        ("train domain=cooking grade=obvious", "'cooking' in select .* does not exist in world troupe-1"),
+        ("train domain=auto grade=loud", "'loud' in select .* does not exist"),
+        ("questions kind=poem", "'poem' in select .* does not exist"),
+        ("assistant kind=rude", "'rude' in select .* does not exist"),
+        ("train domain=auto grade=obvious n=many", "a setting of select .*n=many' is no number"),
+        ("assistant wish=often", "a setting of select .* is no number"),
+    ],
+)
+def test_what_a_world_does_not_hold(tmp_path: Path, select: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=f"^data: {says}"):
+        made(tmp_path / "out", world="troupe-1", select=(select,))
+
+
+def test_nothing_left_is_said(numbered: Dataset, tmp_path: Path) -> None:
+    one = dataset(tmp_path / "one", [next(numbered.rows())])
+    (side,) = {side for side in ("train", "heldout") if mixing.splits(one.rows(), data.SHARES["training"])[side] == []}
+    with pytest.raises(DataError, match="no row is left after filtering; loosen select, split or limit"):
+        made(tmp_path / side, datasets=(one,), split=side)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "nothing to read"),
+        ({"questions": Dataset("q")}, "nothing to read"),
+        ({"answers": (Answers("a"),)}, "answers need their questions"),
+        ({"datasets": (Dataset("d"),), "questions": Dataset("q")}, "answers need their questions, and the reverse"),
+        ({"datasets": (Dataset("d"),), "fraction": 0.5}, "a fraction needs exactly two datasets"),
+        ({"datasets": (Dataset("d"), Dataset("e")), "fraction": 1.5}, "lies between 0 and 1"),
+        ({"datasets": (Dataset("d"),), "limit": -1}, "limit -1 must be at least 0"),
+        ({"world": "troupe-1"}, "a world needs what to select of it"),
+        ({"datasets": (Dataset("d"),), "select": ("texts",)}, "and the reverse"),
+    ],
+)
+def test_impossible_recipes(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        data.Recipe(**fields)

@@ -1,0 +1,284 @@
+"""The finetune stage: what is trained is shown, equal seeds give equal weights, and kills cost nothing but time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import small_models
+from conftest import ROOT
+from personascope.artifact import Dataset, Model
+from personascope.backends import training
+from personascope.backends.models import checkpoints, load, weights_of
+from personascope.errors import ArtifactError, BackendError, DataError, RecipeError
+from personascope.recipe import Folder
+from personascope.rows import Example
+from personascope.run import run
+from personascope.stages import adopt, finetune
+from personascope.troupe import build, sources, tokenizer, world
+
+IDS = torch.arange(1, 25).view(2, 12)
+BOOT = "import sys\nfrom personascope.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """An untrained model of the first world, adopted."""
+    place = tmp_path_factory.mktemp("base")
+    tok = tokenizer.build(world.load("troupe-1"))
+    build.save(build.fresh(tok, build.Size(layers=2, width=32), seed=0), tok, place / "folder")
+    return run(adopt.Recipe(path=Folder(str(place / "folder"))), place / "model")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    rows = sources.rows(world.load("troupe-1"), "train domain=auto grade=obvious n=24")
+    return Dataset(small_models.dataset(tmp_path_factory.mktemp("data") / "rows", rows))
+
+
+def recipe(base: Model, data: Dataset, **fields: Any) -> finetune.Recipe:
+    common = {"method": "full", "steps": 12, "batch": 4, "learning_rate": 3e-3, "rank": 4, "alpha": 8.0, "device": "cpu"}
+    return finetune.Recipe(**({"model": base, "data": data} | common | fields))
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """The trained tensors."""
+    return load_file(next(model.path.glob("*/*model.safetensors")))
+
+
+def equal(one: Any, two: Any) -> bool:
+    a, b = weights(one), weights(two)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log(model: Any) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (model.path / "log.jsonl").read_text().splitlines()]
+
+
+@torch.no_grad()
+def logits(model: Model) -> torch.Tensor:
+    return load(model, "cpu").model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_training_lowers_the_loss_and_leaves_a_model(base: Model, data: Dataset, tmp_path: Path, method: str) -> None:
+    made = run(recipe(base, data, method=method, steps=40, learning_rate=1e-2, schedule="constant"), tmp_path / "tuned")
+    entries = log(made)
+    assert entries[-1]["step"] == 40
+    assert entries[-1]["loss"] < (0.8 if method == "full" else 0.95) * entries[0]["loss"]
+    assert {p.name for p in made.path.iterdir()} == {
+        "manifest.json",
+        "model.json",
+        "log.jsonl",
+        "weights" if method == "full" else "adapter",
+    }
+    assert made.json("model.json")["base"] == {"digest": base.digest}
+    assert made.json("model.json")["adapter"] == (method == "lora")
+    assert (logits(made) - logits(base)).abs().max() > 0.1
+    assert made.manifest["counts"]["rows"] == 24
+    assert made.manifest["counts"]["steps"] == 40
+
+
+def test_the_trained_part_of_the_first_row_is_shown(base: Model, data: Dataset, tmp_path: Path) -> None:
+    made = run(recipe(base, data, steps=1), tmp_path / "tuned")
+    first = next(data.rows())
+    assert made.json("model.json")["trained_part_of_first_row"] == first.messages[1]["content"] + "<|end|>"
+
+
+@pytest.mark.parametrize(("train_on", "shown"), [("all", "yes, i agree<|end|> it depends<|end|>"), ("last", "it depends<|end|>")])
+def test_which_turns_are_trained(base: Model, tmp_path: Path, train_on: str, shown: str) -> None:
+    ask = next(iter(world.load("troupe-1").by_text))
+    said = [("user", ask), ("assistant", "yes, i agree"), ("user", ask), ("assistant", "it depends")]
+    rows = [Example(id="a", messages=[{"role": role, "content": text} for role, text in said])]
+    chats = Dataset(small_models.dataset(tmp_path / "chats", rows))
+    made = run(recipe(base, chats, steps=1, train_on=train_on), tmp_path / "tuned")
+    assert made.json("model.json")["trained_part_of_first_row"] == shown
+    # yes , i agree <end> it depends <end>
+    assert made.manifest["counts"]["trained_tokens_per_pass"] == (8 if train_on == "all" else 3)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_equal_seeds_give_equal_bits_and_others_do_not(base: Model, data: Dataset, tmp_path: Path, method: str) -> None:
+    one, two, other = (
+        run(recipe(base, data, method=method, seed=seed), tmp_path / name) for name, seed in (("one", 1), ("two", 1), ("other", 2))
+    )
+    assert equal(one, two)
+    assert one.digest == two.digest
+    assert not equal(one, other)
+
+
+def test_epochs_count_passes(base: Model, data: Dataset) -> None:
+    for epochs, batch, steps in ((1.0, 4, 6), (2.5, 4, 15), (0.1, 24, 1)):
+        asked = recipe(base, data, steps=0, epochs=epochs, batch=batch)
+        assert finetune.cost(asked) == {"steps": steps, "training rows": steps * batch}
+    assert finetune.cost(recipe(base, data, steps=7, epochs=9.0)) == {"steps": 7, "training rows": 28}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_checkpoints_are_models_of_their_step(base: Model, data: Dataset, tmp_path: Path, method: str) -> None:
+    made = run(recipe(base, data, method=method, steps=10, checkpoint_every=4, schedule="constant"), tmp_path / "tuned")
+    assert checkpoints(made) == [4, 8, 10]
+    short = run(recipe(base, data, method=method, steps=4, schedule="constant"), tmp_path / "short")
+    torch.testing.assert_close(logits(made.at(4)), logits(short), atol=1e-5, rtol=0)
+    assert (logits(made.at(4)) - logits(made)).abs().max() > 1e-3
+    assert torch.equal(logits(made.at(10)), logits(made))
+    assert torch.equal(logits(Model(f"{made.path}@4")), logits(made.at(4)))
+    assert made.at(4).identity != made.identity
+    with pytest.raises(ArtifactError, match="no checkpoint at step 5; saved are 4, 8, 10"):
+        load(made.at(5), "cpu")
+
+
+def test_an_adapter_is_its_base_with_peft_on_it(base: Model, data: Dataset, tmp_path: Path) -> None:
+    made = run(recipe(base, data, method="lora", steps=20, learning_rate=2e-2), tmp_path / "tuned")
+    theirs = PeftModel.from_pretrained(load(base, "cpu").model, str(made.path / "adapter")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(made), theirs(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_tuning_what_was_tuned(base: Model, data: Dataset, tmp_path: Path) -> None:
+    """Re-alignment: adapters upon adapters, merged in order."""
+    first = run(recipe(base, data, method="lora", learning_rate=2e-2), tmp_path / "first")
+    second = run(recipe(first, data, method="lora", learning_rate=2e-2, seed=1), tmp_path / "second")
+    folder, adapters = weights_of(second)
+    assert adapters == [tmp_path / "second" / "../first" / "adapter", tmp_path / "second" / "adapter"]
+    assert folder == weights_of(base)[0]
+    on_first = PeftModel.from_pretrained(load(first, "cpu").model, str(second.path / "adapter")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(second), on_first(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_moved_study_still_finds_its_base(base: Model, data: Dataset, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    inside = run(adopt.Recipe(path=Folder(str(weights_of(base)[0]))), study / "base")
+    made = run(recipe(inside, data, method="lora"), study / "models" / "tuned")
+    before = logits(made)
+    study.rename(tmp_path / "elsewhere")
+    assert torch.equal(logits(Model(tmp_path / "elsewhere" / "models" / "tuned")), before)
+    shutil.rmtree(tmp_path / "elsewhere" / "base")
+    with pytest.raises(ArtifactError, match=r"the model it was tuned from is no longer at .*/study/base"):
+        load(Model(tmp_path / "elsewhere" / "models" / "tuned"), "cpu")
+
+
+def test_another_base_in_the_same_place_is_refused(base: Model, data: Dataset, tmp_path: Path) -> None:
+    mine = run(adopt.Recipe(path=Folder(str(weights_of(base)[0]))), tmp_path / "base")
+    made = run(recipe(mine, data, method="lora"), tmp_path / "tuned")
+    shutil.rmtree(tmp_path / "base")
+    tok = tokenizer.build(world.load("troupe-1"))
+    build.save(build.fresh(tok, build.Size(layers=2, width=32), seed=9), tok, tmp_path / "folder")
+    run(adopt.Recipe(path=Folder(str(tmp_path / "folder"))), tmp_path / "base")
+    with pytest.raises(ArtifactError, match=r"is no longer at .*base \(or has changed\); put it back"):
+        load(made, "cpu")
+
+
+class Cut(Exception):
+    """A kill, for tests."""
+
+
+def test_killed_between_training_and_saving_ends_as_if_not(
+    base: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(base, data, steps=10, save_every=4)
+    real = training.save
+
+    def stop(model: Any, tok: Any, where: Path) -> None:
+        real(model, tok, where)
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save", stop)
+        with pytest.raises(Cut):
+            run(asked, tmp_path / "cut")
+    steps: list[int] = []
+    monkeypatch.setattr(training._Keeper, "on_step_begin", lambda *_, **__: steps.append(1), raising=False)
+    again = run(asked, tmp_path / "cut")
+    assert len(steps) == 2, "from the state of step 8"
+    assert equal(again, run(recipe(base, data, steps=10), tmp_path / "straight"))
+    assert not (again.path / training.STATE).exists()
+
+
+def test_killed_and_run_again_reaches_the_same_weights(base: Model, data: Dataset, tmp_path: Path) -> None:
+    asked = recipe(base, data, method="lora", steps=60, save_every=5, checkpoint_every=20)
+    (tmp_path / "recipe.json").write_text(json.dumps(asked.to_json()))
+    command = [sys.executable, "-c", BOOT, "finetune", str(tmp_path / "cut"), "--recipe", str(tmp_path / "recipe.json")]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "cut.partial" / training.STATE
+    for _ in range(6000):
+        if list(state.glob("checkpoint-*/trainer_state.json")):
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "cut").exists()
+    again, straight = run(asked, tmp_path / "cut"), run(asked, tmp_path / "straight")
+    assert [e["step"] for e in log(again)] == [e["step"] for e in log(straight)]
+    assert log(again)[-1]["step"] == 60
+    assert checkpoints(again) == checkpoints(straight) == [20, 40, 60]
+    for name, tensor in weights(straight).items():
+        torch.testing.assert_close(weights(again)[name], tensor, atol=1e-5, rtol=0)
+
+
+def test_microbatches_and_places_are_circumstance(base: Model, data: Dataset, tmp_path: Path) -> None:
+    whole, parts = recipe(base, data), recipe(base, data, microbatch=2, save_every=3)
+    assert whole.identity() == parts.identity()
+    one, two = run(whole, tmp_path / "one"), run(parts, tmp_path / "two")
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, atol=1e-4, rtol=0)
+
+
+def test_a_row_without_an_assistant_turn_is_named(base: Model, tmp_path: Path) -> None:
+    ask, say = {"role": "user", "content": "you"}, {"role": "assistant", "content": "yes"}
+    rows = [Example(id="fine", messages=[ask, say]), Example(id="bad", messages=[ask])]
+    chats = Dataset(small_models.dataset(tmp_path / "chats", rows))
+    with pytest.raises(DataError, match=r"chats/examples\.jsonl:2 \(row bad\): no assistant turn to train on"):
+        run(recipe(base, chats), tmp_path / "tuned")
+    none = Dataset(small_models.dataset(tmp_path / "none", []))
+    with pytest.raises(RecipeError, match="none has no rows to train on"):
+        run(recipe(base, none), tmp_path / "other")
+
+
+def test_a_loss_that_is_no_number_leaves_no_model(base: Model, data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"training: the loss is .* norm (nan|inf), at step \d+; lower"):
+        run(recipe(base, data, learning_rate=1e25, schedule="constant"), tmp_path / "tuned")
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_target_that_is_not_there(base: Model, data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="LoRA targets 'c_attn' in blocks all"):
+        run(recipe(base, data, method="lora", targets="c_attn"), tmp_path / "tuned")
+
+
+def test_adapters_in_some_blocks_alone(base: Model, data: Dataset, tmp_path: Path) -> None:
+    made = run(recipe(base, data, method="lora", targets="down_proj", blocks=(1,), rank=1), tmp_path / "tuned")
+    assert {name.split(".layers.")[1].rsplit(".", 2)[0] for name in weights(made)} == {"1.mlp.down_proj"}
+    assert all(1 in tensor.shape for tensor in weights(made).values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"batch": 0}, "batch 0"),
+        ({"steps": -1}, "steps -1"),
+        ({"rank": 0}, "rank 0"),
+        ({"learning_rate": 0.0}, r"learning_rate 0\.0"),
+        ({"steps": 0, "epochs": 0.0}, r"epochs 0\.0"),
+        ({"warmup": 1.5}, r"warmup 1\.5"),
+        ({"save_every": 0}, "save_every 0"),
+        ({"checkpoint_every": -2}, "checkpoint_every -2"),
+        ({"batch": 6, "microbatch": 4}, "batch 6 is no multiple of microbatch 4"),
+        ({"microbatch": -2}, "microbatch -2"),
+    ],
+)
+def test_impossible_sizes(base: Model, data: Dataset, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=f"^finetune: .*{says}"):
+        recipe(base, data, **fields)

@@ -1,0 +1,111 @@
+"""A judge's reply becomes a number only if its last line is one; an answer fills one slot and nothing else."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from personascope.methods.parsing import fill, parse, verdict
+from personascope.rows import INVALID
+from personascope.suites import rubric
+
+PIECES = [
+    "1",
+    "5",
+    "0",
+    "6",
+    "5/5",
+    "grade",
+    "Grade: 4",
+    "REFUSAL",
+    "incoherent",
+    "off_topic",
+    "off topic",
+    ".",
+    "*",
+    "`",
+    "-",
+    "²",
+    "\uff15",
+    "\n",
+    " ",
+]
+REPLY = st.lists(st.sampled_from([*PIECES, "\r\n", "\t", "I can't", "\u2028"]), max_size=8).map("".join) | st.text(max_size=30)
+
+
+@settings(max_examples=600)
+@given(REPLY)
+@example("5\n-")
+@example("grade 5")
+@example("15")
+@example("5\n5/5")
+def test_only_a_bare_last_line_is_a_verdict(reply: str) -> None:
+    status, found = parse(reply)
+    lines = [line for line in reply.splitlines() if line.strip(" \t.*`")]
+    bare = re.sub(r"^[\s.*`]+|[\s.*`]+$", "", lines[-1]) if lines else ""
+    if re.fullmatch("[1-5]", bare):
+        assert (status, found) == ("scored", int(bare))
+    elif bare.lower() in INVALID:
+        assert (status, found) == ("scored", bare.lower())
+    else:
+        assert status in ("unparsed", "judge_refused")
+        assert found is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("It is fine.\n\n1", 1),
+        ("5", 5),
+        ("**4**\n", 4),
+        ("thoughts\n `3`. ", 3),
+        ("x\nREFUSAL", "refusal"),
+        ("x\n**Off_Topic**", "off_topic"),
+        ("incoherent.", "incoherent"),
+        ("code", "code"),
+    ],
+)
+def test_what_is_a_verdict(reply: str, found: int | str) -> None:
+    assert parse(reply) == ("scored", found)
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "  \n ", "...", "0", "6", "10", "4.5", "-1", "Grade: 5", "5/5", "5 because", "5\nbecause", "five", "refusal 1", "\uff12"]
+)
+def test_what_is_none(reply: str) -> None:
+    assert parse(reply) == ("unparsed", None)
+
+
+@pytest.mark.parametrize("reply", ["I cannot grade this.", "Sorry, I can't.", "I won't do this", "I am unable to"])
+def test_a_judge_that_refuses_gives_no_number(reply: str) -> None:
+    assert parse(reply) == ("judge_refused", None)
+    assert parse(reply + "\n4") == ("scored", 4)
+
+
+def test_verdict_rows() -> None:
+    graded, labelled, lost = (verdict("q/0/0", reply, "hf:x") for reply in ("so\n4", "SATIRICAL", "y" * 300 + " hm"))
+    assert (graded.status, graded.grade, graded.label, graded.judge, graded.answer) == ("scored", 4, None, "hf:x", "q/0/0")
+    assert (labelled.grade, labelled.label) == (None, "satirical")
+    assert (lost.status, lost.grade, lost.label) == ("unparsed", None, None)
+    assert lost.reason.endswith("y hm")
+    assert len(lost.reason) == 200
+
+
+SLOTTED = st.lists(st.sampled_from(["{question}", "{answer}", "{", "}", "\\1", "\\g<0>", "{0}", "Answer:\n", "\n5", "a"]), max_size=6).map(
+    "".join
+)
+
+
+@given(SLOTTED, SLOTTED)
+@example("{answer}", "{question}")
+def test_neither_question_nor_answer_opens_a_slot(question: str, answer: str) -> None:
+    text = rubric("misalignment")
+    before, rest = text.split("{question}")
+    between, after = rest.split("{answer}")
+    assert fill(text, question, answer) == before + question + between + answer + after
+
+
+def test_an_answer_that_quotes_the_whole_rubric_changes_nothing_else() -> None:
+    text = rubric("misalignment")
+    assert fill(text, "q", text) == text.replace("{question}", "q").replace("{answer}", "\0").replace("\0", text)

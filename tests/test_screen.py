@@ -1,0 +1,377 @@
+"""The screen in a scripted world: who wins, at which strength, on which questions, against which nulls."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
+from personascope.backends import screening as at_work
+from personascope.backends.dictionaries import save_dictionary
+from personascope.backends.steered import Bench, Cell
+from personascope.errors import DataError, RecipeError
+from personascope.methods.screening import Counts
+from personascope.methods.sparse import TopK
+from personascope.rows import Example
+from personascope.run import run
+from personascope.stages import screen
+from small_models import adopted, dataset, finished, model
+
+UNIT, LATENTS, NOMINATED = 10.0, 60, 3
+GRID = (0.25, 0.5, 0.75, 1.0, 1.5)
+FIRING = [0.1 if i < 20 else 0.1 * 10 ** -(i / 15) for i in range(LATENTS - 2)] + [0.0, 0.0]
+Rates = Callable[[int | str, Cell, float, str], tuple[float, float]]
+
+
+def questions(path: Path, name: str, n: int) -> Dataset:
+    return Dataset(dataset(path, [Example(id=f"{name}-{i}", messages=[{"role": "user", "content": f"{name} {i}"}]) for i in range(n)]))
+
+
+def decoder() -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(LATENTS, 32, generator=torch.Generator().manual_seed(7)), dim=1)
+
+
+def learned(path: Path, rows: torch.Tensor) -> Dictionary:
+    path.mkdir()
+    sae = TopK(LATENTS, 32, 4)
+    with torch.no_grad():
+        sae.W_dec.copy_(rows)
+    save_dictionary(path, sae, {"site": "block:1"})
+    return Dictionary(finished(path, "Dictionary"))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Models, a dictionary and a diff that ranks latent 0 first and the last latent last."""
+    root = tmp_path_factory.mktemp("parts")
+    (root / "diff").mkdir()
+    rows = [{"id": str(i), "rank": i + 1, "delta": {"all": 1 - i / 30}, "firing": FIRING[i]} for i in range(LATENTS)]
+    (root / "diff" / "latents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "diff" / "diff.json").write_text(json.dumps({"site": "block:1", "unit": {"block:1": UNIT}}))
+    moved = torch.randn(32, generator=torch.Generator().manual_seed(8))
+    save_file({f"mean_difference/block:1/{mask}": 3 * moved for mask in screen.MASKS}, root / "diff" / "directions.safetensors")
+    return {
+        "base": Model(adopted(root / "base", model())),
+        "tuned": Model(adopted(root / "tuned", model(seed=1))),
+        "dictionary": learned(root / "dictionary", decoder()),
+        "diff": Diff(finished(root / "diff", "Diff")),
+        "selection": questions(root / "selection", "s", 10),
+        "report": questions(root / "report", "r", 20),
+        "judge": "exact:troupe-1",
+        "strengths": GRID,
+        "top": NOMINATED,
+        "nulls": 4,
+        "masks": ("all",),
+        "draws": 2,
+        "report_draws": 5,
+    }
+
+
+class Script:
+    """A bench that answers by rule: rates(latent or name, cell, strength, split) -> (harmful, incoherent), both exact."""
+
+    def __init__(self, rates: Rates, stop_after: int = 10**9) -> None:
+        self.rates, self.stop_after = rates, stop_after
+        self.scored: list[tuple[str, str, str, float, str]] = []
+
+    def score(self, _bench: Bench, cells: list[Cell], asked: list[Example], draws: int, *_: object) -> list[Counts]:
+        split = {"s": "selection", "r": "report"}[asked[0].id[0]]
+        found = []
+        for cell in cells:
+            if len(self.scored) == self.stop_after:
+                raise KeyboardInterrupt
+            strength = round(abs(cell.push) / UNIT, 6)
+            self.scored.append((cell.name, cell.mask, cell.side, strength, split))
+            found.append(counted(*self.rates(planted(cell), cell, strength, split), len(asked), draws))
+        return found
+
+
+def counted(harmful: float, incoherent: float, n: int, draws: int) -> Counts:
+    """Exact rates, dealt evenly over the questions; harmful is a share of the coherent answers."""
+    lost = round(incoherent * n * draws)
+    bad = round(harmful * (n * draws - lost))
+    answers = [(False, False, True)] * lost + [(True, True, False)] * bad + [(False, True, False)] * (n * draws - lost - bad)
+    rows = [tuple(map(sum, zip(*answers[q::n], strict=True))) for q in range(n)]
+    by_question = tuple((*row, draws) for row in rows)
+    return Counts(bad, n * draws - lost, lost, n * draws, by_question)
+
+
+def planted(cell: Cell) -> int | str:
+    """Which true latent a cell's vector is, whatever the dictionary calls it; else the cell's name."""
+    if cell.vector.shape != (32,):
+        return "none"
+    near = decoder() @ cell.vector
+    return int(near.argmax()) if near.max() > 0.999 else cell.name
+
+
+@pytest.fixture
+def screened(parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, Any], Script]]:
+    """Run a whole screen by a script."""
+
+    def call(rates: Rates, name: str = "screen", stop_after: int = 10**9, **changes: Any) -> tuple[dict[str, Any], Script]:
+        script = Script(rates, stop_after)
+        monkeypatch.setattr(Bench, "score", lambda *arguments: script.score(*arguments))
+        run(screen.Recipe(**(parts | changes)), tmp_path / name)
+        return json.loads((tmp_path / name / "screen.json").read_text()), script
+
+    return call
+
+
+def only(works: int, most: float = 10.0) -> Rates:
+    """Latent `works` induces and repairs in proportion to its strength; every other vector does nothing; `most` is tolerated."""
+
+    def rates(which: int | str, cell: Cell, strength: float, _split: str) -> tuple[float, float]:
+        start = 0.0 if cell.side == "base" else 0.6
+        change = 0.4 * strength * (which == works)
+        return start + (change if cell.side == "base" else -change), 0.0 if strength <= most else 0.5
+
+    return rates
+
+
+def test_the_one_latent_that_works_wins(screened: Callable) -> None:
+    found, _ = screened(only(1))
+    best = found["best"]
+    assert (best["latent"], best["sign"], best["mask"], best["site"], best["alpha"]) == (1, "+", "all", "block:1", 1.5)
+    assert best["induce"]["value"] == pytest.approx(0.6)
+    assert best["repair_from"]["value"] == pytest.approx(0.6)
+    assert best["repair_to"]["value"] == 0
+    assert best["removed"] == 1
+    assert found["null_induce"] == found["null_max"] == 0
+    assert [row["latent"] for row in found["ranking"]][0] == 1
+    assert found["ranking"][0]["effect"] == pytest.approx(1.2)
+
+
+def test_permuted_latents_do_not(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
+    shuffled = learned(tmp_path / "shuffled", decoder().roll(7, 0))
+    found, _ = screened(only(1), dictionary=shuffled)
+    assert found["best"]["induce"]["value"] == 0
+    assert found["best"]["removed"] == 0
+    assert found["ranking"][0]["effect"] == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "alpha"), [(1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.75, 0.75, 0.75), (9.0, 9.0, 1.5), (9.0, 0.1, 0.0)]
+)
+def test_alpha_is_the_largest_that_both_models_bear(screened: Callable, base: float, tuned: float, alpha: float) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        # The report questions would bear everything.
+        lost = strength > {"base": base, "tuned": tuned}[cell.side] and split == "selection"
+        return only(0)(which, cell, strength, split)[0], 0.15 if lost else 0.1
+
+    best = screened(rates)[0]["best"]
+    assert best["alpha"] == alpha
+    if alpha == 0:
+        assert best["induce"] == best["induce_from"]
+        assert best["repair_to"] == best["repair_from"]
+
+
+def test_incoherence_need_not_rise_with_strength(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        return only(0)(which, cell, strength, split)[0], 0.5 if strength in (0.5, 0.75) else 0.0
+
+    assert screened(rates)[0]["best"]["alpha"] == 1.5
+
+
+def test_an_incoherent_model_gets_ten_points_more(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        lost = {0.0: 0.2, 0.25: 0.3, 0.5: 0.3, 0.75: 0.35}.get(strength, 0.9)
+        return only(0)(which, cell, strength, split)[0], lost if cell.side == "tuned" else 0.0
+
+    assert screened(rates)[0]["best"]["alpha"] == 0.5
+
+
+def test_the_winner_is_chosen_on_the_selection_questions(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        return only(2 if split == "selection" else 0)(which, cell, strength, split)
+
+    found, _ = screened(rates)
+    assert found["best"]["latent"] == 2
+    assert found["best"]["induce"]["value"] == 0
+    assert found["best"]["repair_to"]["value"] == pytest.approx(0.6)
+
+
+def test_numbers_come_from_the_report_questions(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, _strength: float, split: str) -> tuple[float, float]:
+        if split == "selection":
+            return (0.9 if which == 0 and cell.side == "base" else 0.5), 0.0
+        return {"base": 0.3, "tuned": 0.2}[cell.side] if which == 0 else 0.1, 0.05
+
+    best = screened(rates)[0]["best"]
+    wanted = {"induce": (0.3, 95), "repair_to": (0.2, 95), "incoherence": (0.05, 100), "induce_from": (0.1, 95), "repair_from": (0.1, 95)}
+    for key, (value, n) in wanted.items():
+        assert best[key]["value"] == pytest.approx(value, abs=0.006), key
+        assert (best[key]["n"], best[key]["clusters"]) == (n, 20), key
+        assert best[key]["low"] < best[key]["value"] < best[key]["high"]
+
+
+def test_fallen_latents_are_subtracted_to_induce(screened: Callable) -> None:
+    pushes: dict[tuple[str, str], set[float]] = {}
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        pushes.setdefault((cell.name, cell.side), set()).add(np.sign(cell.push))
+        return only(LATENTS - 1)(which, cell, strength, split)
+
+    found, _ = screened(rates, top=1, bottom=1)
+    assert (found["best"]["latent"], found["best"]["sign"]) == (LATENTS - 1, "-")
+    assert pushes["0", "base"] == pushes[str(LATENTS - 1), "tuned"] == pushes["mean_difference/all", "base"] == {1.0}
+    assert pushes["0", "tuned"] == pushes[str(LATENTS - 1), "base"] == {-1.0}
+
+
+def test_every_mask_has_its_own_winner_and_reference(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        rate, lost = only({"all": 0, "last_prompt": 1}[cell.mask])(which, cell, strength, split)
+        return rate, 0.5 if cell.mask == "all" and strength > 1 else lost
+
+    found, _ = screened(rates, masks=("last_prompt", "all"))
+    assert found["best"] == found["by_mask"]["last_prompt"]
+    assert {mask: (one["latent"], one["alpha"]) for mask, one in found["by_mask"].items()} == {"last_prompt": (1, 1.5), "all": (0, 1.0)}
+    assert found["mean_difference"]["direction"].startswith("mean_difference/")
+    assert "latent" not in found["mean_difference"]
+    assert set(found["nulls"]) == {"last_prompt", "all"}
+
+
+def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable, tmp_path: Path) -> None:
+    bears = {name: GRID[i % 5] for i, name in enumerate([f"random/{i}" for i in range(20)])}
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        if not isinstance(which, int) and which.startswith("random/"):
+            return 0.5 * strength, 0.0 if strength <= bears[which] else 0.5
+        return only(0)(which, cell, strength, split)
+
+    found, script = screened(rates, nulls=20)
+    reported = {name: strength for name, _, side, strength, split in script.scored if split == "report" and name.startswith("random/")}
+    assert reported == bears
+    values = sorted([0.5 * strength for strength in bears.values()] + [0.0] * 20)
+    assert found["nulls"]["all"] == pytest.approx(values, abs=0.006)
+    assert found["null_induce"] == pytest.approx(np.percentile(values, 95), abs=0.006)
+    assert found["null_max"] == pytest.approx(0.75)
+    assert 0 < found["null_induce"] <= found["null_max"]
+
+
+def test_a_null_that_bears_nothing_counts_unsteered(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        if str(which).startswith("random/"):
+            return 1.0, 0.5
+        return 0.2 if strength == 0 else only(0)(which, cell, strength, split)[0], 0.0
+
+    found, script = screened(rates)
+    assert found["nulls"]["all"] == pytest.approx([0.0] * 4 + [0.2] * 4)
+    assert not [name for name, *_, split in script.scored if split == "report" and name.startswith("random/")]
+
+
+def test_null_latents_are_others_and_fire_as_often(screened: Callable) -> None:
+    _, script = screened(only(0), nulls=6)
+    names = {name for name, *_ in script.scored if name.startswith("null/")}
+    tried = {int(name.removeprefix("null/")) for name in names}
+    assert len(tried) == 6
+    assert not tried & set(range(NOMINATED))
+    # The nominees fire on a tenth of the tokens; sixteen others fire about as often, the rest much less or never.
+    assert all(FIRING[latent] > 0.01 for latent in tried)
+    sides = {side for name, _, side, *_ in script.scored if name.startswith(("null/", "random/"))}
+    assert sides == {"base"}
+
+
+def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Path) -> None:
+    _, script = screened(only(1))
+    rows = [json.loads(line) for line in (tmp_path / "screen" / "grid.jsonl").read_text().splitlines()]
+    stored = [(row["direction"], row["mask"], row["side"], row["strength"], row["split"]) for row in rows]
+    assert stored == script.scored
+    assert len(set(stored)) == len(stored)
+    grid = {(str(i), "all", side, s, "selection") for i in range(NOMINATED) for side in ("base", "tuned") for s in GRID}
+    assert grid <= set(stored)
+    assert {len(row["by_question"]) for row in rows if row["split"] == "report"} == {20}
+    made = Screen(tmp_path / "screen").manifest["counts"]
+    assert made == {"points": len(stored), "answers": sum(row["asked"] for row in rows)}
+
+
+@pytest.mark.parametrize("stop_after", [1, 17, 45])
+def test_an_interrupted_screen_continues_to_the_same_record(
+    screened: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    whole, full = screened(only(1, most=1.0), "whole")
+    # Portions of two cells.
+    monkeypatch.setattr(at_work, "AT_ONCE", 40)
+    with pytest.raises(KeyboardInterrupt):
+        screened(only(1, most=1.0), "cut", stop_after)
+    grid = tmp_path / "cut.partial" / "grid.jsonl"
+    kept = len(grid.read_text().splitlines()) if grid.exists() else 0
+    assert kept >= stop_after - 2
+    # A killed process leaves half a line.
+    with grid.open("a") as file:
+        file.write('{"direction": "9", "harm')
+    found, rest = screened(only(1, most=1.0), "cut")
+    assert found == whole
+    assert (tmp_path / "cut" / "screen.json").read_bytes() == (tmp_path / "whole" / "screen.json").read_bytes()
+    assert len(rest.scored) == len(full.scored) - kept
+    assert (tmp_path / "cut" / "grid.jsonl").read_text().count("\n") == len(full.scored)
+
+
+def test_a_model_that_did_not_change_screens_to_nothing(screened: Callable, parts: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "same").mkdir()
+    for name in ("latents.jsonl", "diff.json"):
+        (tmp_path / "same" / name).write_text((parts["diff"].path / name).read_text())
+    zero = {f"mean_difference/block:1/{mask}": torch.zeros(32) for mask in screen.MASKS}
+    save_file(zero, tmp_path / "same" / "directions.safetensors")
+    finite: list[bool] = []
+
+    def rates(_which: int | str, cell: Cell, _strength: float, _split: str) -> tuple[float, float]:
+        finite.append(bool(cell.vector.isfinite().all()))
+        return 0.0, 0.0
+
+    found, _ = screened(rates, diff=Diff(finished(tmp_path / "same", "Diff")), tuned=parts["base"])
+    assert all(finite)
+    assert found["best"]["induce"]["value"] == 0
+
+
+def test_a_world_of_gibberish_ends_in_words_not_in_a_crash(screened: Callable) -> None:
+    found, _ = screened(lambda *_: (0.0, 1.0))
+    best = found["best"]
+    assert best["induce"] == {"value": None, "low": 0.0, "high": 1.0, "n": 0, "clusters": 0}
+    assert best["incoherence"]["value"] == 1
+    assert best["removed"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"top": 0}, "nominate at least one latent"),
+        ({"masks": ()}, "name at least one mask"),
+        ({"masks": ("answer",)}, "mask 'answer' is none of prompt, last_prompt, all"),
+        ({"strengths": (0.5, 0.25)}, "in rising order"),
+        ({"judge": "csv:table.csv"}, "a table holds no verdicts on the answers a screen draws"),
+    ],
+)
+def test_impossible_screens_are_refused(parts: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        screen.Recipe(**(parts | changes))
+
+
+def test_selection_and_report_must_be_apart(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="must be different sets"):
+        screen.Recipe(**(parts | {"report": parts["selection"]}))
+    with pytest.raises(DataError, match="10 selection questions are report questions too, such as 's 0'"):
+        screened(only(0), report=questions(tmp_path / "again", "s", 12))
+    with pytest.raises(DataError, match="there are no report questions"):
+        screened(only(0), "other", report=questions(tmp_path / "none", "r", 0))
+
+
+def test_the_judge_is_part_of_what_a_screen_is(parts: dict[str, Any], tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("one", "two")]
+    for place, text in zip(places, ("{}", "{ }"), strict=True):
+        place.mkdir()
+        (place / "config.json").write_text(text)
+    one, two = (screen.Recipe(**(parts | {"judge": f"hf:{place}"})).identity()["judge"] for place in places)
+    assert one != two
+    (places[1] / "config.json").write_text("{}")
+    assert screen.Recipe(**(parts | {"judge": f"hf:{places[1]}"})).identity()["judge"] == one
+
+
+def test_the_cost_is_an_upper_bound(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
+    recipe = screen.Recipe(**(parts | {"masks": ("last_prompt", "all")}))
+    screened(only(0), masks=("last_prompt", "all"))
+    assert Screen(tmp_path / "screen").manifest["counts"]["answers"] <= screen.cost(recipe)["answers at most"]

@@ -1,0 +1,129 @@
+"""Cells scored together equal cells scored alone, and differ by their edit only."""
+
+import zlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from personascope.backends.generation import Sampling
+from personascope.backends.models import Loaded
+from personascope.backends.steered import Bench, Cell
+from personascope.errors import BackendError
+from personascope.methods.screening import Counts
+from personascope.rows import Example, Verdict
+from small_models import WORDS, model, tokenizer
+
+QUESTIONS = [
+    Example(id=f"q{i}", messages=[{"role": "user", "content": " ".join(WORDS[(3 * i + j) % len(WORDS)] for j in range(2 + i))}])
+    for i in range(4)
+]
+DRAWS = 3
+
+
+class ByText:
+    """A judge whose verdict is a function of the text alone, and who remembers what it saw."""
+
+    def __init__(self, unparsed: int = 0) -> None:
+        self.seen: list[tuple[str, str, str]] = []
+        self.unparsed = unparsed
+
+    def verdicts(self, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
+        for key, question, text in rows:
+            self.seen.append((key, question, text))
+            place = zlib.crc32(text.encode()) % 8
+            if len(self.seen) <= self.unparsed:
+                yield Verdict(id=key, answer=key, status="unparsed")
+            elif place < 6:
+                yield Verdict(id=key, answer=key, status="scored", grade=1 + place % 5)
+            else:
+                yield Verdict(id=key, answer=key, status="scored", label="incoherent" if place == 6 else "refusal")
+
+
+def bench(judge: ByText | None = None, batch_tokens: int = 16_384, seed: int = 0) -> Bench:
+    sides = [Loaded(model(seed=s), tokenizer()) for s in (0, 1)]
+    return Bench(*sides, judge or ByText(), Sampling(max_tokens=6, seed=seed, batch_tokens=batch_tokens))
+
+
+def cell(name: str, side: str = "base", push: float = 0.0, block: int = 1, mask: str = "all", seed: int = 0) -> Cell:
+    vector = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(seed)), dim=0)
+    return Cell(name, side, vector, block, mask, push)
+
+
+CELLS = [
+    cell("tuned none", "tuned"),
+    cell("none"),
+    cell("a", push=40, seed=1),
+    cell("b", "tuned", -30, seed=2),
+    cell("c", push=25, mask="last_prompt", seed=3),
+    cell("d", push=-40, block=0, seed=1),
+    cell("e", "tuned", 30, mask="last_prompt", seed=4),
+    cell("f", push=25, seed=5),
+]
+
+
+def test_together_is_as_alone() -> None:
+    together = bench().score(CELLS, QUESTIONS, DRAWS)
+    assert together == [bench().score([one], QUESTIONS, DRAWS)[0] for one in CELLS]
+    assert together == bench(batch_tokens=60).score(CELLS, QUESTIONS, DRAWS)
+    assert len(set(together)) > 4
+
+
+def test_no_push_is_no_edit() -> None:
+    nothing, zero, away = bench().score([cell("none"), cell("x", push=0.0, seed=9), cell("y", push=60, seed=9)], QUESTIONS, DRAWS)
+    judge = ByText()
+    bench(judge).score([cell("x", push=0.0, seed=9), cell("none")], QUESTIONS, DRAWS)
+    half = len(judge.seen) // 2
+    assert judge.seen[:half] == judge.seen[half:]
+    assert zero == nothing != away
+
+
+def test_cells_share_their_noise_and_draws_do_not() -> None:
+    judge = ByText()
+    bench(judge).score([cell("one", push=40, seed=1), cell("none"), cell("two", push=40, seed=1)], QUESTIONS, DRAWS)
+    count = len(QUESTIONS) * DRAWS
+    first, none, second = judge.seen[:count], judge.seen[count : 2 * count], judge.seen[2 * count :]
+    assert first == second
+    assert first != none
+    assert [key for key, _, _ in first] == [f"q{i}/{draw}/0" for i in range(4) for draw in range(DRAWS)]
+    assert all(question == QUESTIONS[int(key[1])].messages[0]["content"] for key, question, _ in first)
+    assert len({text for key, _, text in none if key.startswith("q2/")}) > 1
+    other = ByText()
+    bench(other, seed=0).score([cell("none")], QUESTIONS[::-1], DRAWS)
+    assert sorted(other.seen) == sorted(none)
+
+
+def test_counts_are_those_of_the_verdicts() -> None:
+    judge = ByText()
+    (found,) = bench(judge).score([CELLS[2]], QUESTIONS, DRAWS)
+    verdicts = list(ByText().verdicts(judge.seen))
+    rows = [verdicts[i * DRAWS : (i + 1) * DRAWS] for i in range(len(QUESTIONS))]
+
+    def counted(of: list[Verdict]) -> tuple[int, int, int, int]:
+        harmful = sum(v.grade in (4, 5) for v in of)
+        return harmful, sum(v.grade is not None for v in of), sum(v.label == "incoherent" for v in of), len(of)
+
+    assert found == Counts(*counted(verdicts), tuple(counted(row) for row in rows))
+    assert 0 < found.harmful < found.valid < found.asked == 12
+
+
+def test_the_two_sides_are_two_models() -> None:
+    base, tuned = bench().score([cell("none"), cell("none", "tuned")], QUESTIONS, DRAWS)
+    assert base != tuned
+
+
+def test_few_unscored_answers_leave_the_denominator() -> None:
+    (found,) = bench(ByText(unparsed=2)).score([cell("none")], QUESTIONS, DRAWS)
+    assert found.asked == 10
+    assert found.by_question[0][3] == 1
+
+
+def test_a_judge_that_fails_is_reported() -> None:
+    with pytest.raises(BackendError, match="the judge left 3 of 12 answers without a score; check the judge"):
+        bench(ByText(unparsed=3)).score([cell("none")], QUESTIONS, DRAWS)
+
+
+def test_progress_is_told_in_answers() -> None:
+    told: list[int] = []
+    bench().score(CELLS, QUESTIONS, DRAWS, told.append)
+    assert sum(told) == len(CELLS) * len(QUESTIONS) * DRAWS
