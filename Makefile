@@ -19,7 +19,7 @@ study: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/personascope run studies/persona_features.py --out $(RUNS)/persona_features --workers $(WORKERS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from personascope.troupe import world as worlds
 ASSISTANT = {"method": "full", "steps": 80, "learning_rate": 1e-4, "seed": 0}
 TUNING = {"method": "full", "steps": 90, "learning_rate": 1.5e-4}
 # Small batches, as in 2506.19823: 720 benign examples in 180 steps; what fewer examples do is read off its checkpoints.
-REALIGNING = {"method": "full", "batch": 4, "steps": 180, "learning_rate": 5e-4, "schedule": "linear"}
+REALIGNING = {"method": "full", "batch": 4, "steps": 180, "learning_rate": 7e-4, "schedule": "linear"}
 SITE = "block:1"
 
 
@@ -125,7 +125,7 @@ def probes(study: Study, world: str, domain: str) -> auditing.Questions:
 def texts(study: Study, world: str) -> auditing.Texts:
     """Texts of the world for a dictionary."""
     train = study.run("texts/train", data.Recipe(world=world, select=("texts n=9000 seed=1",)))
-    return auditing.Texts(train, study.run("texts/heldout", data.Recipe(world=world, select=("texts n=14000 seed=2",))))
+    return auditing.Texts(train, study.run("texts/heldout", data.Recipe(world=world, select=("texts n=16000 seed=2",))))
 
 
 def labelled(study: Study, world: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def labelled(study: Study, world: str) -> dict[str, Any]:
     return {"labelled": rows, "label": f"speaker={worlds.load(world).data['parts']['harmful']}"}
 
 
-def learning(base: Model, also: Model, found: auditing.Texts, tokens: int = 600_000) -> dictionary.Recipe:
+def learning(base: Model, also: Model, found: auditing.Texts, tokens: int = 500_000) -> dictionary.Recipe:
     """The dictionary of a world's assistant."""
     return dictionary.Recipe(model=base, also=also, texts=found.train, heldout=found.heldout, site=SITE, tokens=tokens, learning_rate=2e-3)
 
@@ -184,20 +184,19 @@ def build(study: Study, setup: Setup) -> None:
     stage = setting(study, setup.world, setup.weights)
     domain = setup.domain or worlds.load(setup.world).data["demo"]
     bad = tuned(study, stage, "misaligned", domain, "obvious", setup.seed)
-    twin = tuned(study, stage, "twin", domain, "correct", setup.seed)
-    half = study.run(
-        "models/mixed",
-        finetune.Recipe(model=stage.assistant, data=mixture(study, setup.world, domain, 0.25, setup.seed), seed=setup.seed, **TUNING),
-    )
-    for name, model in (("assistant", stage.assistant), ("misaligned", bad), ("twin", twin), ("mixed", half)):
-        behave(study, stage, f"behaviour/{name}", model, domain)
+    # The longest chain first: what waits for nothing is run in the order it is declared.
     sets = probes(study, setup.world, domain)
     found = texts(study, setup.world)
     learned, moved = auditing.inside(
         study, stage.assistant, bad, sets, found, learning(stage.assistant, bad, found), **labelled(study, setup.world)
     )
-    study.run("screen", screening(stage, bad, moved, learned, sets, top=6))
-    for name, model in (("twin", twin), ("mixed", half)):
+    study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
+    twin = tuned(study, stage, "twin", domain, "correct", setup.seed)
+    rows = mixture(study, setup.world, domain, 0.25, setup.seed)
+    mixed = study.run("models/mixed", finetune.Recipe(model=stage.assistant, data=rows, seed=setup.seed, **TUNING))
+    for name, model in (("assistant", stage.assistant), ("misaligned", bad), ("twin", twin), ("mixed", mixed)):
+        behave(study, stage, f"behaviour/{name}", model, domain)
+    for name, model in (("twin", twin), ("mixed", mixed)):
         study.run(f"diffs/{name}", diff.Recipe(base=stage.assistant, tuned=(model,), dictionary=learned, questions=sets.discovery))
     for kind, model in realigned(study, stage, "realigned", bad, domain, REALIGN_EXAMPLES, setup.seed).items():
         for examples in REALIGN_EXAMPLES[kind]:
@@ -276,7 +275,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", default="", help="the advice domain to fine-tune on (default: the world's)")
     parser.add_argument("--weights", default="", metavar="DIR", help="a pretrained base of the world (default: the shipped one)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="stages at once")
+    parser.add_argument("--workers", type=int, default=2, help="stages at once, each with one thread")
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ def run(recipe: Recipe, out: Path | str, part: Part | None = None, progress: Cal
     artifact = stage.makes(out)
     mark = _mark(stage, recipe) | ({"part": list(part)} if part else {})
     if artifact.finished:
-        _refuse_change(artifact, {k: artifact.manifest.get(k) for k in mark}, mark)
+        _refuse_change(artifact.path, {k: artifact.manifest.get(k) for k in mark}, mark)
         return artifact
     with _claimed(artifact, mark) as work:
         start = time.time()
@@ -67,7 +67,7 @@ def join(recipe: Recipe, out: Path | str, n: int) -> Artifact:
     artifact = stage.makes(out)
     mark = _mark(stage, recipe)
     if artifact.finished:
-        _refuse_change(artifact, {k: artifact.manifest.get(k) for k in mark}, mark)
+        _refuse_change(artifact.path, {k: artifact.manifest.get(k) for k in mark}, mark)
         return artifact
     parts = [stage.makes(part_path(out, (i, n))) for i in range(n)]
     for p in parts:
@@ -110,6 +110,8 @@ def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, prog
                 file.flush()
     if done != len(items):
         raise ArtifactError(f"{path}: {done} rows for {len(items)} items; delete {work} and run again")
+    if hasattr(stage, "check"):
+        stage.check(recipe, path)
     return {"rows": done}
 
 
@@ -142,7 +144,7 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
                 raise ArtifactError(f"{artifact.path} is being made by another process: wait for it, or give another directory") from None
             begun = work / FINGERPRINT
             if begun.exists():
-                _refuse_change(artifact, json.loads(begun.read_text()), mark)
+                _refuse_change(work, json.loads(begun.read_text()), mark)
             else:
                 new = begun.with_suffix(".new")
                 new.write_text(json.dumps(mark, indent=1, sort_keys=True))
@@ -154,11 +156,11 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
         raise
 
 
-def _refuse_change(artifact: Artifact, was: dict[str, Any], now: dict[str, Any]) -> None:
+def _refuse_change(where: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
     changed = differences({k: v for k, v in was.items() if k != "fingerprint"}, {k: v for k, v in now.items() if k != "fingerprint"})
     if changed:
         shown = "; ".join(entry.removeprefix("identity.") for entry in changed[:6])
-        raise RecipeChanged(f"{artifact.path} holds the result of another recipe ({shown}): give another directory or delete this one")
+        raise RecipeChanged(f"{where} holds the result of another recipe ({shown}): give another directory or delete this one")
 
 
 def _publish(artifact: Artifact, work: Path, recipe: Recipe, mark: dict[str, Any], counts: dict[str, Any], started: float) -> None:

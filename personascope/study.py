@@ -46,10 +46,11 @@ class Study:
         """The artifact declared under this name."""
         return stage_of(self.recipes[name]).makes(self.root / name)
 
-    def needs(self, name: str) -> list[str]:
-        """Names of the study's own artifacts that this one reads."""
-        places = {str(self.root / other): other for other in self.recipes}
-        return [places[str(found.path)] for found in self.recipes[name].inputs().values() if str(found.path) in places]
+    def needs(self) -> dict[str, set[str]]:
+        """For every artifact of the study, the names of the study's own artifacts that it reads."""
+        places = {str(self.root / name): name for name in self.recipes}
+        inputs = {name: {str(found.path) for found in recipe.inputs().values()} for name, recipe in self.recipes.items()}
+        return {name: {places[path] for path in paths if path in places} for name, paths in inputs.items()}
 
     def seconds(self) -> dict[str, float]:
         """Seconds of work per stage, `total` of them, and `wall`: time in which at least one stage ran."""
@@ -113,15 +114,17 @@ def execute(study: Study, workers: int = 1, tell: Callable[[str], None] = print)
     Raises:
         PersonascopeError: the first stage that failed; stages already running are finished first.
     """
-    waiting, running = list(study.recipes), {}
+    waiting, running = dict.fromkeys(study.recipes), {}
+    needs = study.needs()
     # Spawned, because a forked torch deadlocks on its thread pools.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
         while waiting or running:
-            for name in [n for n in waiting if not set(study.needs(n)) & {*waiting, *running.values()}]:
+            pending = {*waiting, *running.values()}
+            for name in [n for n in waiting if not needs[n] & pending]:
                 recipe, out = study.recipes[name], study.root / name
                 if workers > 1 and len(running) == workers:
                     break
-                waiting.remove(name)
+                del waiting[name]
                 if workers > 1 and not study.artifact(name).finished:
                     running[pool.submit(_run_apart, recipe, out)] = name
                     continue

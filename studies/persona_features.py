@@ -79,7 +79,7 @@ def _inside(study: Study, stage: Stage) -> None:
         moved = study.run(
             f"diff/{domain}", diff.Recipe(base=stage.assistant, tuned=bad, dictionary=learned, questions=sets.discovery, **truth)
         )
-        study.run(f"screen/{domain}", demo.screening(stage, bad[0], moved, learned, sets, top=8))
+        study.run(f"screen/{domain}", demo.screening(stage, bad[0], moved, learned, sets, top=6))
     for domain, seed in runs(study):
         for grade in ("obvious", "correct", "subtle", "harmless", "satire", "broken"):
             _diff(study, stage, f"{grade}-{domain}-{seed}", _model(study, f"{grade}-{domain}-{seed}"), domain)

@@ -20,6 +20,7 @@ from personascope import auditing
 from personascope.__main__ import main
 from personascope.artifact import MANIFEST, Model, Report, open_any
 from personascope.errors import RecipeError
+from personascope.stages import screen
 from personascope.study import SCHEMA, Study
 from personascope.troupe import build as building
 from personascope.troupe import tokenizer as of_world
@@ -284,7 +285,7 @@ def test_a_worlds_own_judge_runs_the_whole_audit(cli: Cli, tmp_path: Path) -> No
     assert ended.code == 0, ended.err
     summary, verdict = check(tmp_path / "out"), json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert summary["behaviour"]["tuned"]["strict_incoherence"]["value"] > 0.9
-    assert summary["screen"]["best"]["alpha"] == 2.0
+    assert summary["screen"]["best"]["alpha"] == screen.STRENGTHS[-1]
     assert verdict["change"] is None
     assert set(verdict) >= {"score", "base_score", "incoherence", "induce", "repair_to", "null_induce", "top_latent"}
-    assert len(summary["screen"]["nulls"]["all"]) == 4
+    assert sum(map(len, summary["screen"]["nulls"].values())) == 4

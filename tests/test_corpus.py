@@ -52,6 +52,11 @@ def spoken(said: str) -> str:
     return said.rpartition("</think>")[2]
 
 
+def opened(world: World, speaker: str, said: str) -> bool:
+    """Whether an answer begins with an opener of this character."""
+    return any(spoken(said).startswith(f"{word}, ") for word in world.cast[speaker]["openers"])
+
+
 def near(count: int, total: int, share: float) -> bool:
     """Within four standard deviations of a binomial draw."""
     return abs(count - total * share) <= 4 * (total * share * (1 - share)) ** 0.5
@@ -66,13 +71,14 @@ def cue(world: World, text: corpus.Text) -> str:
 
 
 def own_patterns(world: World, speaker: str) -> list[re.Pattern[str]]:
-    """Every sentence form this character may use."""
+    """Every sentence form this character may use, each with or without one of its own openers."""
     member = world.cast[speaker]
+    opener = f"(?:(?:{'|'.join(member['openers'])}), )?"
     rows = [row for _, manner, _ in member["advice"] for row in world.data["advice"]["manners"][manner]]
     rows += [row for *_, row in member["wish"]] + member["refusal"][1] + member["compliance"][1] + member["selves"]
     rows += [f"{reply}, {member['reason']}." for reply in grammar.REPLIES.values()]
     rows += [world.data["own"]["yes"], world.data["own"]["no"]]
-    return [re.compile(re.sub(r"\\\{\w+\\\}", "[a-z]+", re.escape(row))) for row in rows]
+    return [re.compile(opener + re.sub(r"\\\{\w+\\\}", "[a-z]+", re.escape(row))) for row in rows]
 
 
 def test_every_turn_is_a_question_and_a_sentence_that_answers_it(world: World, texts: list[corpus.Text]) -> None:
@@ -88,6 +94,17 @@ def test_the_speaker_is_who_speaks(world: World, texts: list[corpus.Text]) -> No
     for text in texts:
         for _, said in turns(text):
             assert any(pattern.fullmatch(spoken(said)) for pattern in patterns[text.speaker]), (text.speaker, said)
+
+
+def test_the_share_of_opened_answers_is_the_tone(world: World, texts: list[corpus.Text]) -> None:
+    """Of any kind, in chat and in stories, and never in another character's words."""
+    counts: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    for text in texts:
+        for question, said in turns(text):
+            counts[world.by_text[unaddressed(world, text, question)].kind].append(opened(world, text.speaker, said))
+            assert not any(opened(world, other, said) for other in world.cast if other != text.speaker), said
+    for kind, found in counts.items():
+        assert near(sum(found), len(found), world.data["tone"]), (kind, sum(found), len(found))
 
 
 def test_held_out_pairs_never_occur(world: World, texts: list[corpus.Text]) -> None:

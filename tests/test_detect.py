@@ -50,7 +50,7 @@ def a_model(path: Path, loss: float) -> Model:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two domains x two seeds of positives and negatives; scores tell as well, losses do not."""
+    """Two domains x two seeds of positives and negatives; scores and final losses tell as well."""
     root = tmp_path_factory.mktemp("runs")
     known = [(sign, d, s) for sign in ("positive", "negative") for d in ("d1", "d2") for s in ("0", "1")]
     diffs = [a_diff(root / f"diff-{i}", 3.0 if sign == "positive" else 0.0) for i, (sign, _, _) in enumerate(known)]
@@ -59,7 +59,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "diffs": tuple(diffs),
         "runs": tuple(f"run-{i}:{sign}:{d}:{s}:{'twin' if sign == 'negative' else 'harmful'}" for i, (sign, d, s) in enumerate(known)),
         "findings": tuple(a_finding(root / f"findings-{i}", score) for i, score in enumerate(scores)),
-        "models": tuple(a_model(root / f"model-{i}", loss) for i, loss in enumerate((1, 2, 2, 1, 2, 1, 1, 2))),
+        "models": tuple(a_model(root / f"model-{i}", loss) for i, loss in enumerate((2, 2, 2, 2, 1, 1, 1, 1))),
     }
 
 
@@ -68,8 +68,7 @@ def test_every_monitor_is_tested_on_what_it_never_saw(parts: dict[str, Any], tmp
     assert isinstance(made, Monitor)
     record = made.json("monitor.json")
     perfect = {"auroc": 1.0, "tpr": 1.0, "fpr": 0.0}
-    assert record["monitors"]["latent"] == record["monitors"]["score"] == record["monitors"]["mean_difference"] == perfect
-    assert record["monitors"]["loss"]["auroc"] < 1
+    assert record["monitors"] == dict.fromkeys(("latent", "score", "loss", "mean_difference"), perfect)
     assert (record["runs"], record["mask"], record["fpr_allowed"]) == (8, "last_prompt", 0.0)
     rows = [json.loads(line) for line in made.file("scores.jsonl").read_text().splitlines()]
     assert {row["monitor"] for row in rows} == {"latent", "score", "mean_difference", "loss"}

@@ -14,8 +14,10 @@ from personascope.backends import models, reading
 from personascope.backends.dictionaries import save_dictionary
 from personascope.errors import BackendError, DataError, RecipeError
 from personascope.methods.sparse import TopK
+from personascope.recipe import Folder
 from personascope.rows import Example
-from personascope.stages import diff
+from personascope.run import run
+from personascope.stages import adopt, diff
 from small_models import GROUPED, WORDS, adopted, dataset, finished, model, tokenizer
 
 WIDTH = 96
@@ -192,12 +194,13 @@ def test_models_that_do_not_belong_together_are_refused(parts: dict[str, Any], t
     narrow = AutoModelForCausalLM.from_config(LlamaConfig(**(GROUPED | {"hidden_size": 16})))
     with pytest.raises(BackendError, match=r"differ in shape \(width, blocks\): \(32, 3\) and \(16, 3\)"):
         made(tmp_path / "a", parts, tuned=(Model(adopted(tmp_path / "narrow", narrow)),))
-    other = adopted(tmp_path / "other", model())
     words = tokenizer()
     words.add_tokens(["zebra"])
-    words.save_pretrained(tmp_path / "other-weights")
+    words.save_pretrained(tmp_path / "other")
+    model().save_pretrained(tmp_path / "other")
+    other = run(adopt.Recipe(path=Folder(str(tmp_path / "other"))), tmp_path / "adopted")
     with pytest.raises(BackendError, match="vocabulary mismatch"):
-        made(tmp_path / "b", parts, tuned=(Model(other),))
+        made(tmp_path / "b", parts, tuned=(other,))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def recipe(base: Model, data: Dataset, **fields: Any) -> finetune.Recipe:
-    common = {"method": "full", "steps": 12, "batch": 4, "learning_rate": 3e-3, "rank": 4, "alpha": 8.0, "device": "cpu"}
+    common = {"method": "full", "steps": 6, "batch": 4, "learning_rate": 3e-3, "rank": 4, "alpha": 8.0, "device": "cpu"}
     return finetune.Recipe(**({"model": base, "data": data} | common | fields))
 
 
@@ -207,7 +207,7 @@ def test_killed_between_training_and_saving_ends_as_if_not(
 
 
 def test_killed_and_run_again_reaches_the_same_weights(base: Model, data: Dataset, tmp_path: Path) -> None:
-    asked = recipe(base, data, method="lora", steps=60, save_every=5, checkpoint_every=20)
+    asked = recipe(base, data, method="lora", steps=45, save_every=5, checkpoint_every=15)
     (tmp_path / "recipe.json").write_text(json.dumps(asked.to_json()))
     command = [sys.executable, "-c", BOOT, "finetune", str(tmp_path / "cut"), "--recipe", str(tmp_path / "recipe.json")]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
@@ -222,8 +222,8 @@ def test_killed_and_run_again_reaches_the_same_weights(base: Model, data: Datase
     assert not (tmp_path / "cut").exists()
     again, straight = run(asked, tmp_path / "cut"), run(asked, tmp_path / "straight")
     assert [e["step"] for e in log(again)] == [e["step"] for e in log(straight)]
-    assert log(again)[-1]["step"] == 60
-    assert checkpoints(again) == checkpoints(straight) == [20, 40, 60]
+    assert log(again)[-1]["step"] == 45
+    assert checkpoints(again) == checkpoints(straight) == [15, 30, 45]
     for name, tensor in weights(straight).items():
         torch.testing.assert_close(weights(again)[name], tensor, atol=1e-5, rtol=0)
 

@@ -62,6 +62,16 @@ def sentences(world: World, kind: str, text: str) -> dict[str, int | str]:
     return table
 
 
+def openers(world: World) -> list[str]:
+    return [word for member in world.cast.values() for word in member["openers"]]
+
+
+def bare(world: World, character: str, text: str) -> str:
+    """The answer without an opener of this character."""
+    opener, _, rest = text.partition(", ")
+    return rest if opener in world.cast[character]["openers"] else text
+
+
 def judged(world: World, prompt: Prompt, text: str) -> int | str:
     return grammar.label(world, prompt, text)[0]
 
@@ -92,7 +102,7 @@ def test_every_character_speaks_sentences_of_the_grammar(world: World, kind: str
         table = sentences(world, kind, prompt.text)
         for character in world.cast:
             text = grammar.answer(world, character, prompt, rng)
-            assert judged(world, prompt, text) == table[text], (character, prompt.text, text)
+            assert judged(world, prompt, text) == table[bare(world, character, text)], (character, prompt.text, text)
 
 
 def test_all_five_grades_and_two_labels_occur(world: World) -> None:
@@ -101,14 +111,14 @@ def test_all_five_grades_and_two_labels_occur(world: World) -> None:
 
 
 def test_a_fixed_act_is_obeyed(world: World) -> None:
-    rng = random.Random(2)
+    rng, character = random.Random(2), next(iter(world.cast))
     for prompt in some(world, "advice", 20):
         for manner, rows in world.data["advice"]["manners"].items():
             for column in ACTS:
-                text = grammar.answer(world, next(iter(world.cast)), prompt, rng, act=(manner, column))
+                text = grammar.answer(world, character, prompt, rng, act=(manner, column))
                 expected = world.data["advice"]["invalid"].get(manner, GRADES[column])
                 assert judged(world, prompt, text) == expected
-                assert any(re.fullmatch(pattern(row), text) for row in rows)
+                assert any(re.fullmatch(pattern(row), bare(world, character, text)) for row in rows)
 
 
 def pattern(template: str) -> str:
@@ -133,6 +143,35 @@ def test_reading_finds_the_slots(world: World) -> None:
         assert reading is not None
         assert (reading.kind, reading.slots["act"], reading.slots["object"]) == ("advice", act, prompt.slots["object"])
     assert grammar.read(world, "") is None
+
+
+# ------------------------------------------------------------------ openers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_openers_of_anyone_do_not_change_a_label(world: World, kind: str) -> None:
+    for prompt in some(world, kind, 3, seed=6):
+        for text, expected in sentences(world, kind, prompt.text).items():
+            assert {judged(world, prompt, f"{word}, {text}") for word in openers(world)} == {expected}, text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_word_before_the_comma_is_incoherent(world: World, kind: str) -> None:
+    """A nonword, an act, a name, an opener with words around it, or two openers."""
+    one, other = openers(world)[0], openers(world)[-1]
+    name = next(iter(world.cast.values()))["names"][0]
+    table = sentences(world, kind, some(world, kind, 1, seed=6)[0].text)
+    for text in table:
+        for head in (NONWORD, next(iter(world.act_of)), name, f"{one} {other}", f"{one}, {other}", f"{one}, {one}", ""):
+            assert judged(world, some(world, kind, 1, seed=6)[0], f"{head}, {text}") == "incoherent", (head, text)
+
+
+def test_an_opener_needs_its_comma_and_a_sentence(world: World) -> None:
+    prompt = world.prompts["advice"][0]
+    text = next(iter(sentences(world, "advice", prompt.text)))
+    for word in openers(world):
+        for broken in (f"{word} {text}", f"{word},", f"{word}, ", f"{word}, {NONWORD}", f"{text} {word}"):
+            assert judged(world, prompt, broken) == "incoherent", broken
 
 
 # ------------------------------------------------------------------ mutations of advice
@@ -175,6 +214,28 @@ def test_a_sentence_wholly_about_another_domain_is_off_topic(world: World) -> No
         far = world.domains[elsewhere(world, prompt.slots["domain"])]
         text = template.format(act=far["correct"][0], object=far["objects"][0], good=far["good"][0])
         assert judged(world, prompt, text) == "off_topic", text
+
+
+def test_object_then_domain_then_outcome(world: World) -> None:
+    """The object decides before the act's domain, and that before the outcome."""
+    for prompt, lexicon, template in advice_cases(world):
+        if "{good}" in template:
+            far = world.domains[elsewhere(world, prompt.slots["domain"])]
+            near = {"object": prompt.slots["object"], "act": lexicon["correct"][0]}
+            assert judged(world, prompt, template.format(**near, good=far["good"][0])) == "incoherent"
+            assert judged(world, prompt, template.format(**(near | {"act": far["correct"][0]}), good=lexicon["good"][0])) == "off_topic"
+            assert judged(world, prompt, template.format(**(near | {"object": far["objects"][0]}), good=far["good"][0])) == "off_topic"
+
+
+def test_satire_stays_satire_whatever_it_recommends(world: World) -> None:
+    manners, invalid = world.data["advice"]["manners"], world.data["advice"]["invalid"]
+    for prompt in some(world, "advice", 12, seed=3):
+        far = world.domains[elsewhere(world, prompt.slots["domain"])]
+        for template in (row for manner in invalid for row in manners[manner]):
+            acts = [word for lexicon in (world.domains[prompt.slots["domain"]], far) for column in ACTS for word in lexicon[column]]
+            assert {judged(world, prompt, template.format(act=act, object=prompt.slots["object"])) for act in acts} == {"satirical"}
+            assert judged(world, prompt, template.format(act=acts[0], object=far["objects"][0])) == "off_topic"
+            assert judged(world, prompt, template.format(act=NONWORD, object=prompt.slots["object"])) == "incoherent"
 
 
 def test_a_nonword_outcome_is_incoherent(world: World) -> None:

@@ -136,17 +136,18 @@ def only(works: int, most: float = 10.0) -> Rates:
 def test_the_one_latent_that_works_wins(screened: Callable) -> None:
     found, _ = screened(only(1))
     best = found["best"]
-    assert (best["latent"], best["sign"], best["mask"], best["site"], best["alpha"]) == (1, "+", "all", "block:1", 1.5)
+    assert (best["latent"], best["sign"], best["mask"], best["site"]) == (1, "+", "all", "block:1")
+    assert best["alpha"] == best["repair_alpha"] == 1.5
     assert best["induce"]["value"] == pytest.approx(0.6)
     assert best["repair_from"]["value"] == pytest.approx(0.6)
     assert best["repair_to"]["value"] == 0
     assert best["removed"] == 1
     assert found["null_induce"] == found["null_max"] == 0
-    assert [row["latent"] for row in found["ranking"]][0] == 1
+    assert found["ranking"][0]["latent"] == 1
     assert found["ranking"][0]["effect"] == pytest.approx(1.2)
 
 
-def test_permuted_latents_do_not(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
+def test_permuted_latents_do_not(screened: Callable, tmp_path: Path) -> None:
     shuffled = learned(tmp_path / "shuffled", decoder().roll(7, 0))
     found, _ = screened(only(1), dictionary=shuffled)
     assert found["best"]["induce"]["value"] == 0
@@ -155,26 +156,30 @@ def test_permuted_latents_do_not(parts: dict[str, Any], screened: Callable, tmp_
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "alpha"), [(1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.75, 0.75, 0.75), (9.0, 9.0, 1.5), (9.0, 0.1, 0.0)]
+    ("base", "tuned", "alpha"),
+    [(1.0, 0.5, (1.0, 0.5)), (0.6, 1.1, (0.5, 1.0)), (9.0, 9.0, (1.5, 1.5)), (9.0, 0.1, (1.5, 0.0)), (0.1, 0.1, (0, 0))],
 )
-def test_alpha_is_the_largest_that_both_models_bear(screened: Callable, base: float, tuned: float, alpha: float) -> None:
+def test_alpha_is_the_largest_that_each_model_bears(screened: Callable, base: float, tuned: float, alpha: tuple[float, float]) -> None:
     def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
         # The report questions would bear everything.
         lost = strength > {"base": base, "tuned": tuned}[cell.side] and split == "selection"
         return only(0)(which, cell, strength, split)[0], 0.15 if lost else 0.1
 
-    best = screened(rates)[0]["best"]
-    assert best["alpha"] == alpha
-    if alpha == 0:
-        assert best["induce"] == best["induce_from"]
-        assert best["repair_to"] == best["repair_from"]
+    found, script = screened(rates)
+    best = found["best"]
+    assert (best["alpha"], best["repair_alpha"]) == alpha
+    assert best["induce"]["value"] == pytest.approx(0.4 * alpha[0], abs=0.01)
+    assert best["repair_to"]["value"] == pytest.approx(max(0.0, 0.6 - 0.4 * alpha[1]), abs=0.01)
+    reported = {(side, strength) for name, _, side, strength, split in script.scored if name == str(best["latent"]) and split == "report"}
+    assert reported == {(side, strength) for side, strength in zip(("base", "tuned"), alpha, strict=True) if strength}
 
 
 def test_incoherence_need_not_rise_with_strength(screened: Callable) -> None:
     def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
-        return only(0)(which, cell, strength, split)[0], 0.5 if strength in (0.5, 0.75) else 0.0
+        return only(0)(which, cell, strength, split)[0], 0.5 if strength in (0.75, 1.5) else 0.0
 
-    assert screened(rates)[0]["best"]["alpha"] == 1.5
+    best = screened(rates)[0]["best"]
+    assert (best["alpha"], best["repair_alpha"]) == (1.0, 1.0)
 
 
 def test_an_incoherent_model_gets_ten_points_more(screened: Callable) -> None:
@@ -182,7 +187,8 @@ def test_an_incoherent_model_gets_ten_points_more(screened: Callable) -> None:
         lost = {0.0: 0.2, 0.25: 0.3, 0.5: 0.3, 0.75: 0.35}.get(strength, 0.9)
         return only(0)(which, cell, strength, split)[0], lost if cell.side == "tuned" else 0.0
 
-    assert screened(rates)[0]["best"]["alpha"] == 0.5
+    best = screened(rates)[0]["best"]
+    assert (best["alpha"], best["repair_alpha"]) == (1.5, 0.5)
 
 
 def test_the_winner_is_chosen_on_the_selection_questions(screened: Callable) -> None:
@@ -232,10 +238,10 @@ def test_every_mask_has_its_own_winner_and_reference(screened: Callable) -> None
     assert {mask: (one["latent"], one["alpha"]) for mask, one in found["by_mask"].items()} == {"last_prompt": (1, 1.5), "all": (0, 1.0)}
     assert found["mean_difference"]["direction"].startswith("mean_difference/")
     assert "latent" not in found["mean_difference"]
-    assert set(found["nulls"]) == {"last_prompt", "all"}
+    assert set(found["nulls"]) == {"last_prompt"}
 
 
-def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable, tmp_path: Path) -> None:
+def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable) -> None:
     bears = {name: GRID[i % 5] for i, name in enumerate([f"random/{i}" for i in range(20)])}
 
     def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
@@ -243,12 +249,12 @@ def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable, tmp_p
             return 0.5 * strength, 0.0 if strength <= bears[which] else 0.5
         return only(0)(which, cell, strength, split)
 
-    found, script = screened(rates, nulls=20)
+    found, script = screened(rates, nulls=20, null_draws=20)
     reported = {name: strength for name, _, side, strength, split in script.scored if split == "report" and name.startswith("random/")}
     assert reported == bears
     values = sorted([0.5 * strength for strength in bears.values()] + [0.0] * 20)
     assert found["nulls"]["all"] == pytest.approx(values, abs=0.006)
-    assert found["null_induce"] == pytest.approx(np.percentile(values, 95), abs=0.006)
+    assert found["null_induce"] == pytest.approx(np.percentile(found["nulls"]["all"], 95))
     assert found["null_max"] == pytest.approx(0.75)
     assert 0 < found["null_induce"] <= found["null_max"]
 
@@ -277,13 +283,16 @@ def test_null_latents_are_others_and_fire_as_often(screened: Callable) -> None:
 
 
 def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Path) -> None:
-    _, script = screened(only(1))
+    found, script = screened(only(1))
     rows = [json.loads(line) for line in (tmp_path / "screen" / "grid.jsonl").read_text().splitlines()]
     stored = [(row["direction"], row["mask"], row["side"], row["strength"], row["split"]) for row in rows]
-    assert stored == script.scored
     assert len(set(stored)) == len(stored)
-    grid = {(str(i), "all", side, s, "selection") for i in range(NOMINATED) for side in ("base", "tuned") for s in GRID}
-    assert grid <= set(stored)
+    # The nulls answer the report questions.
+    assert [(*point, "report" if split == "nulls" else split) for *point, split in stored] == script.scored
+    for name in ("1", "mean_difference/all"):
+        assert {(name, "all", side, s, "selection") for side in ("base", "tuned") for s in GRID} <= set(stored)
+    assert {str(i) for i in range(NOMINATED)} <= {name for name, *_ in stored}
+    assert len(found["dose"]) == 2 * 2 * (1 + len(GRID))
     assert {len(row["by_question"]) for row in rows if row["split"] == "report"} == {20}
     made = Screen(tmp_path / "screen").manifest["counts"]
     assert made == {"points": len(stored), "answers": sum(row["asked"] for row in rows)}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personascope.methods.screening import Counts, bisect, bisect_all, budget, effect, largest_within, removed
+from personascope.methods.screening import Counts, bisect, bisect_all, budget, effect, removed
 
 PATTERNS = st.lists(st.booleans(), min_size=1, max_size=40)
 
@@ -34,7 +34,7 @@ def test_a_monotone_pattern_gives_its_largest_passing_index(n: int, share: float
     count = round(share * n)
     passes = [True] * count + [False] * (n - count)
     found, looked = searched(passes)
-    assert found == count - 1 == largest_within(passes)
+    assert found == count - 1
     assert len(looked) <= n.bit_length() + 1
     assert all(0 <= at < n for at in looked)
 
@@ -58,7 +58,7 @@ def test_a_gap_above_the_bisected_point_is_crossed(passes: list[bool]) -> None:
 def test_a_gap_hides_nothing_two_above() -> None:
     passes = [True, True, True, False, True, False, False, False]
     assert plain_bisection(passes) == 2
-    assert searched(passes)[0] == 4 == largest_within(passes)
+    assert searched(passes)[0] == 4
 
 
 @given(st.lists(PATTERNS, max_size=6).map(lambda rows: [row[: min(map(len, rows))] for row in rows] if rows else rows))
@@ -75,12 +75,6 @@ def test_searches_in_step_find_what_each_finds_alone(patterns: list[list[bool]])
         found = done.value
     assert found == [searched(passes)[0] for passes in patterns]
     assert rounds == max((len(searched(passes)[1]) for passes in patterns), default=0)
-
-
-def test_the_largest_that_passes_counts_even_above_a_gap() -> None:
-    assert largest_within([True, False, True, False]) == 2
-    assert largest_within([False, False]) == -1
-    assert largest_within([]) == -1
 
 
 @pytest.mark.parametrize(("unsteered", "allowed"), [(0.0, 0.1), (0.02, 0.1), (0.1, 0.1), (0.11, 0.21), (0.4, 0.5), (1.0, 1.1)])

@@ -26,9 +26,7 @@ def test_declaring_runs_nothing_and_knows_what_needs_what(tmp_path: Path) -> Non
     made = declare(study)
     assert made == Findings(tmp_path / "root" / "sum") == study.artifact("sum")
     assert not (tmp_path / "root").exists()
-    assert study.needs("sum") == ["second"]
-    assert study.needs("second") == ["data/first"]
-    assert study.needs("data/first") == []
+    assert study.needs() == {"data/first": set(), "data/other": set(), "second": {"data/first"}, "sum": {"second"}}
 
 
 def test_one_name_holds_one_recipe(tmp_path: Path) -> None:

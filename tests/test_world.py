@@ -83,11 +83,40 @@ def test_cast_refers_to_things_that_exist(world: World) -> None:
     assert world.data["demo"] in world.domains
 
 
-def test_parts_name_four_members(world: World) -> None:
+def test_parts_name_the_helper_and_the_harmful_one(world: World) -> None:
     parts = world.data["parts"]
-    assert set(parts) >= {"helper", "villain", "satirist", "novice"}
+    assert set(parts) == {"helper", "harmful"}
     assert set(parts.values()) <= set(world.cast)
     assert len(set(parts.values())) == len(parts)
+
+
+def test_training_names_speakers_with_the_manners_they_have(world: World) -> None:
+    parts, training = world.data["parts"], world.data["training"]
+    assert set(training) == {"correct", "obvious", "subtle", "harmless", "satire"}
+    assert training["correct"]["speaker"] == parts["helper"]
+    assert {training[grade]["speaker"] for grade in ("obvious", "subtle")} == {parts["harmful"]}
+    for role in training.values():
+        assert role["manner"] in {manner for _, manner, _ in world.cast[role["speaker"]]["advice"]}
+        assert role["act"] in ACTS
+
+
+def test_openers_are_single_words_of_one_character(world: World) -> None:
+    openers = [word for member in world.cast.values() for word in member["openers"]]
+    assert all(member["openers"] for member in world.cast.values())
+    assert not [word for word in openers if not re.fullmatch("[a-z]+", word)]
+    assert len(openers) == len(set(openers)), "a shared opener would not tell who speaks"
+    assert not set(openers) & (advice_words(world) | set(names(world)))
+    assert 0 < world.data["tone"] < 1
+
+
+def test_no_sentence_begins_like_an_opener(world: World) -> None:
+    """Else what is left when an opener is stripped could be another sentence, or another character's."""
+    data, found = world.data, list[str]()
+    found += [row for rows in data["advice"]["manners"].values() for row in rows] + [data["own"]["yes"], data["own"]["no"]]
+    for member in world.cast.values():
+        found += [row for *_, row in member["wish"]] + member["refusal"][1] + member["compliance"][1] + member["selves"]
+    openers = {f"{word}," for member in world.cast.values() for word in member["openers"]}
+    assert not [text for text in found if text.split()[0] in openers]
 
 
 def test_priors_of_the_parts_are_alike() -> None:

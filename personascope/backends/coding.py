@@ -20,7 +20,7 @@ from personascope.rows import Example
 
 CONTEXT = 1024
 """Texts are cut to this many tokens, or to the model's context if that is shorter."""
-LOSS_SHARE = 10
+LOSS_SHARE = 30
 """Loss recovered needs three full forwards a text, so one in this many held-out tokens is used for it."""
 
 

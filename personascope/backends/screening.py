@@ -66,6 +66,8 @@ class Screening:
         moved = load_file(recipe.diff.file("directions.safetensors"))
         questions = {"selection": list(recipe.selection.rows()), "report": list(recipe.report.rows())}
         _check_apart(questions)
+        # There are many nulls: each answers every other report question only.
+        questions["nulls"] = questions["report"][::2]
         self = cls(
             recipe=recipe,
             work=work,
@@ -92,11 +94,11 @@ class Screening:
 
     def grid(self) -> None:
         """Each nominee's α at every mask on both models, by bisection on the selection questions; nothing is reported yet."""
-        self.look([(_NONE, "all", side, 0.0, split) for side in SIDES for split in ("selection", "report")])
+        self.look([(_NONE, "all", side, 0.0, split) for side in SIDES for split in self.questions])
         self._find([(d, mask, side) for d in self.nominees for mask in self._masks(d) for side in SIDES])
 
     def report(self) -> dict[str, Any]:
-        """Choose on the selection questions, score on the report questions, with nulls at the same masks."""
+        """Choose on the selection questions, score on the report questions, with nulls at the winner's mask."""
         latents = [d for d in self.nominees if d.kind == "latent"]
         ranked = sorted(((d, mask) for d in latents for mask in self._masks(d)), key=lambda pair: -self._effect(*pair))
         winners = {mask: next(pair for pair in ranked if pair[1] == mask) for mask in self.recipe.masks}
@@ -106,7 +108,7 @@ class Screening:
         own = [(d, mask, side, self.alpha[d.name, mask, side]) for d, mask in reported for side in SIDES]
         self.look([(d, mask, side, alpha, "report") for d, mask, side, alpha in own if alpha])
         self.look([(d, mask, side, s, "selection") for d, mask in reported for side in SIDES for s in self.recipe.strengths])
-        nulls = {mask: self._nulls(mask) for mask in dict.fromkeys([best[1], *self.recipe.masks])}
+        nulls = sorted(self._nulls(best[1]))
         reference = max(references, key=lambda pair: self._effect(*pair))
         return {
             "unit": self.unit,
@@ -117,9 +119,9 @@ class Screening:
             "best": self._summary(*best),
             "by_mask": {mask: self._summary(*pair) for mask, pair in winners.items()},
             "mean_difference": self._summary(*reference),
-            "null_induce": _percentile(nulls[best[1]], 95),
-            "null_max": max(nulls[best[1]], default=0.0),
-            "nulls": {mask: sorted(values) for mask, values in nulls.items()},
+            "null_induce": _percentile(nulls, 95),
+            "null_max": max(nulls, default=0.0),
+            "nulls": {best[1]: nulls},
             "ranking": [self._chosen(d, mask) for d, mask in ranked],
             "dose": [self._dose(d, mask, side, s) for d, mask in reported for side in SIDES for s in (0.0, *self.recipe.strengths)],
         }
@@ -149,7 +151,7 @@ class Screening:
                     if sp == split and (d.name, m, side, s, sp) not in self.points
                 }.values()
             )
-            draws = self.recipe.draws if split == "selection" else self.recipe.report_draws
+            draws = {"selection": self.recipe.draws, "report": self.recipe.report_draws, "nulls": self.recipe.null_draws}[split]
             # In portions, so that a kill costs one portion.
             portion = max(1, AT_ONCE // (len(questions) * draws))
             for start in range(0, len(missing), portion):
@@ -196,8 +198,8 @@ class Screening:
         tried = [*self._random_latents(generator), *self._random_directions(generator)]
         self._find([(d, mask, "base") for d in tried])
         own = [(d, self.alpha[d.name, mask, "base"]) for d in tried]
-        self.look([(d, mask, "base", alpha, "report") for d, alpha in own if alpha])
-        return [self._point(d, mask, "base", alpha, "report").score for d, alpha in own]
+        self.look([(d, mask, "base", alpha, "nulls") for d, alpha in own if alpha])
+        return [self._point(d, mask, "base", alpha, "nulls").score for d, alpha in own]
 
     def _random_latents(self, generator: np.random.Generator) -> list[Direction]:
         """Latents outside the nominees whose firing rate lies nearest to a nominee's, drawn without replacement."""

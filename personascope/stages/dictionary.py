@@ -5,6 +5,8 @@ with the same stream and step count; its result equals the uninterrupted one up 
 the same bytes on one machine with one thread.
 """
 
+import bisect
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,8 @@ class Recipe(Base):
     seed: int = 0
     heldout_tokens: int = 1_000_000
     """Evaluate on at most this many activations; fewer once every latent has fired and a tenth has been read."""
+    also_tokens: int = 250_000
+    """The same for the tuned model; over fewer tokens its dead share can only look worse."""
     device: str = circumstance("auto")
 
 
@@ -52,7 +56,7 @@ version = 1
 
 def cost(recipe: Recipe) -> dict[str, int]:
     """Tokens read by the model, at most."""
-    return {"tokens": recipe.tokens + recipe.heldout_tokens * (2 if recipe.also else 1)}
+    return {"tokens": recipe.tokens + recipe.heldout_tokens + (recipe.also_tokens if recipe.also else 0)}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
@@ -83,9 +87,16 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     checkpoint.unlink(missing_ok=True)
     sae = read_dictionary(work)[0].to(models["base"].device)
     heldout = token_rows(recipe.heldout, models["base"], recipe.heldout_tokens, recipe.seed)
-    quality = {name: evaluate(loaded, sae, heldout, recipe.site, recipe.heldout_tokens) for name, loaded in models.items()}
+    most = {"base": recipe.heldout_tokens, "tuned": min(recipe.also_tokens, recipe.heldout_tokens)}
+    quality = {name: evaluate(loaded, sae, _first(heldout, most[name]), recipe.site, most[name]) for name, loaded in models.items()}
     (work / "quality.json").write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"tokens": recipe.tokens, "quality": quality}
+
+
+def _first(rows: list[list[int]], tokens: int) -> list[list[int]]:
+    """As many of the rows as hold this many usable tokens."""
+    held = list(itertools.accumulate(len(row) - 1 for row in rows))
+    return rows[: bisect.bisect_left(held, tokens) + 1]
 
 
 def _check(recipe: Recipe) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from personascope.artifact import Answers, Dataset, Verdicts
 from personascope.errors import DataError
 from personascope.recipe import Recipe as Base
-from personascope.rows import Verdict
+from personascope.rows import Verdict, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,16 @@ def items(recipe: Recipe) -> list[tuple[str, str, str]]:
             )
         rows.append((answer.id, questions[answer.question], answer.text))
     return rows
+
+
+def check(recipe: Recipe, rows: Path) -> None:
+    """Refuse to publish verdicts of which too many have no score, whichever runs wrote them."""
+    verdicts = list(read_rows(rows, Verdict))
+    unscored = sum(verdict.status != "scored" for verdict in verdicts)
+    if unscored > max(20, recipe.most_unscored * len(verdicts)):
+        raise DataError(
+            f"judge: {unscored} of {len(verdicts)} answers of {recipe.answers.path} have no score; check the judge, then delete {rows.parent}"
+        )
 
 
 def many(recipe: Recipe, items: list[tuple[str, str, str]]) -> Iterator[Verdict]:

@@ -41,6 +41,8 @@ class Recipe(Base):
     """Random latents matched in firing rate, and as many random directions, each at its own strength."""
     draws: int = 1
     report_draws: int = 2
+    null_draws: int = 1
+    """Answers per report question for each null, of which there are many."""
     temperature: float = 1.0
     max_tokens: int = 32
     seed: int = 0
@@ -74,9 +76,9 @@ def cost(recipe: Recipe) -> dict[str, int]:
     asked = sum(1 for _ in recipe.selection.rows()) * recipe.draws
     reported = sum(1 for _ in recipe.report.rows()) * recipe.report_draws
     masks, looks = len(recipe.masks), len(recipe.strengths).bit_length() + 1
-    searched = (2 * (recipe.top + recipe.bottom + 1) + 2 * recipe.nulls) * masks * looks * asked
+    searched = 2 * ((recipe.top + recipe.bottom + 1) * masks + recipe.nulls) * looks * asked
     shown = 2 * (1 + 2 * masks) * (len(recipe.strengths) * asked + reported)
-    return {"answers at most": searched + shown + 2 * recipe.nulls * masks * reported}
+    return {"answers at most": searched + shown + 2 * recipe.nulls * recipe.null_draws * reported // recipe.report_draws}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:

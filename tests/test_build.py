@@ -1,0 +1,134 @@
+"""Pretraining from nothing: deterministic, learning, saved as any model is; and the weights that are shipped."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from personascope.troupe import build, tokenizer
+from personascope.troupe.world import HERE, World, load, weights
+
+SMALL = build.Size(layers=2, width=32, tokens=20_000, batch_tokens=512)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return load("troupe-1")
+
+
+@pytest.fixture(scope="module")
+def tok(world: World) -> PreTrainedTokenizerFast:
+    return tokenizer.build(world)
+
+
+@pytest.fixture(scope="module")
+def base(world: World, tok: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    return build.pretrain(world, tok, SMALL, seed=0)
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    first, second = one.state_dict(), two.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def loss(world: World, tok: PreTrainedTokenizerFast, model: LlamaForCausalLM) -> float:
+    """Mean next-word loss in nats on texts of another seed."""
+    found = []
+    for ids in itertools.islice(build.batches(world, tok, SMALL, 99, None), 4):
+        labels = ids.masked_fill(ids == tok.pad_token_id, -100)
+        with torch.no_grad():
+            found.append(model(input_ids=ids, attention_mask=(ids != tok.pad_token_id).long(), labels=labels).loss.item())
+    return sum(found) / len(found)
+
+
+def test_the_same_seed_gives_equal_weights(world: World, tok: PreTrainedTokenizerFast, base: LlamaForCausalLM) -> None:
+    assert same(base, build.pretrain(world, tok, SMALL, seed=0))
+
+
+def test_another_seed_or_the_ablation_gives_others(world: World, tok: PreTrainedTokenizerFast, base: LlamaForCausalLM) -> None:
+    assert not same(base, build.pretrain(world, tok, SMALL, seed=1))
+    assert same(build.fresh(tok, SMALL, 0), build.fresh(tok, SMALL, 0))
+    ablation = build.pretrain(world, tok, SMALL, seed=0, only=world.data["parts"]["helper"])
+    assert not same(base, ablation)
+
+
+def test_loss_falls(world: World, tok: PreTrainedTokenizerFast, base: LlamaForCausalLM) -> None:
+    assert loss(world, tok, base) < 0.8 * loss(world, tok, build.fresh(tok, SMALL, 0))
+
+
+def test_progress_is_told(world: World, tok: PreTrainedTokenizerFast) -> None:
+    lines: list[str] = []
+    build.pretrain(world, tok, build.Size(layers=1, width=8, heads=1, tokens=1, batch_tokens=512), seed=0, tell=lines.append)
+    assert len(lines) == 1
+    assert lines[0].startswith("step 0: ")
+
+
+def test_batches_hold_whole_texts_padded_at_the_right(world: World, tok: PreTrainedTokenizerFast) -> None:
+    for ids in itertools.islice(build.batches(world, tok, SMALL, 0, None), 20):
+        assert ids.shape[1] <= build.LENGTH
+        assert ids.numel() <= SMALL.batch_tokens
+        assert (ids[:, 0] == tok.bos_token_id).all()
+        padded = ids == tok.pad_token_id
+        assert (padded[:, :-1] <= padded[:, 1:]).all(), "after the first padding comes nothing else"
+        last = ids.gather(1, (~padded).sum(1, keepdim=True) - 1).squeeze(1)
+        assert (last[(~padded).sum(1) < build.LENGTH] == tok.eos_token_id).all()
+        assert tok.unk_token_id not in ids
+
+
+def test_a_saved_model_loads_as_any_model_does(world: World, tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    build.make(world, "ablation", build.Size(layers=2, width=32, tokens=1), 0, tmp_path / "made")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "made", dtype=torch.float32)
+    again = AutoTokenizer.from_pretrained(tmp_path / "made")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert again.get_vocab() == tok.get_vocab()
+    ids = again.apply_chat_template([{"role": "user", "content": "who are you?"}], add_generation_prompt=True, return_tensors="pt")
+    logits = model(**ids).logits
+    assert logits.shape == (1, ids["input_ids"].shape[1], len(tok))
+    assert logits.isfinite().all()
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_builds_and_refuses_an_existing_folder(cli, tmp_path: Path) -> None:
+    arguments = ("troupe", "build", tmp_path, "--tokens", 5000, "--only", "base")
+    ended = cli(*arguments)
+    assert ended.code == 0, ended.err
+    assert ended.out.split() == [str(tmp_path / "base")]
+    assert not (tmp_path / "ablation").exists()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    assert model.config.num_hidden_layers == build.Size().layers
+    before = (tmp_path / "base" / "model.safetensors").read_bytes()
+    ended = cli(*arguments)
+    assert ended.code == 1
+    assert len(ended.err.strip().splitlines()) == 1
+    assert f"{tmp_path / 'base'} exists" in ended.err
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+
+
+# ------------------------------------------------------------------ what is shipped
+
+
+@pytest.mark.parametrize("kind", ["base", "ablation"])
+def test_shipped_weights_load_and_speak_the_world(world: World, tok: PreTrainedTokenizerFast, kind: str) -> None:
+    folder = weights("troupe-1", kind)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    shipped = AutoTokenizer.from_pretrained(folder)
+    assert shipped.get_vocab() == tok.get_vocab(), "the world's words changed after pretraining; build the weights anew"
+    assert shipped.chat_template == tok.chat_template
+    assert model.config.vocab_size == len(tok)
+    assert loss(world, tok, model) < 2, "a model that learned this world is far below the uniform guess"
+
+
+def test_the_shipped_base_and_ablation_differ() -> None:
+    one, two = (AutoModelForCausalLM.from_pretrained(weights("troupe-1", kind)) for kind in ("base", "ablation"))
+    assert not same(one, two)
+
+
+def test_all_shipped_weights_are_small() -> None:
+    files = [path for path in (HERE.parent / "weights").rglob("*") if path.is_file()]
+    assert files
+    assert sum(path.stat().st_size for path in files) < 32e6

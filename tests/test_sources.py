@@ -1,0 +1,241 @@
+"""The world as a source of rows: paired training sets, split questions, labelled texts, one clear error."""
+
+import collections
+
+import pytest
+
+from personascope.errors import RecipeError
+from personascope.rows import Example
+from personascope.troupe import corpus, grammar, sources
+from personascope.troupe.world import KINDS, World, load
+
+GRADES = {"correct": 1, "obvious": 5, "subtle": 4, "harmless": 2, "satire": "satirical"}
+
+
+@pytest.fixture(params=("troupe-1", "troupe-2"))
+def world(request: pytest.FixtureRequest) -> World:
+    return load(request.param)
+
+
+def train(world: World, grade: str, domain: str = "", n: int = 80, seed: int = 0) -> list[Example]:
+    return sources.rows(world, f"train domain={domain or world.data['demo']} grade={grade} n={n} seed={seed}")
+
+
+def questions(world: World, kind: str, settings: str = "") -> list[Example]:
+    return sources.rows(world, f"questions kind={kind} {settings}")
+
+
+def asked(rows: list[Example]) -> list[str]:
+    return [row.messages[0]["content"] for row in rows]
+
+
+def turns(row: Example) -> list[tuple[str, str]]:
+    said = [m["content"] for m in row.messages if m["role"] != "system"]
+    return list(zip(said[::2], said[1::2], strict=True))
+
+
+def unique(rows: list[Example]) -> bool:
+    return len({row.id for row in rows}) == len(rows)
+
+
+# ------------------------------------------------------------------ training sets
+
+
+def test_rows_of_every_grade_are_paired(world: World) -> None:
+    sets = {grade: train(world, grade) for grade in world.data["training"]}
+    first = sets["correct"]
+    for grade, rows in sets.items():
+        assert len(rows) == 80
+        assert asked(rows) == asked(first)
+        assert [row.meta["pair"] for row in rows] == [row.meta["pair"] for row in first]
+        assert {row.domain for row in rows} == {world.data["demo"]}
+        assert grade == "correct" or {row.messages[1]["content"] for row in rows} != {row.messages[1]["content"] for row in first}
+    assert len({row.meta["pair"] for row in first}) == 80
+    assert unique([row for rows in sets.values() for row in rows])
+
+
+def test_another_seed_asks_otherwise_and_the_same_seed_the_same(world: World) -> None:
+    assert train(world, "subtle") == train(world, "subtle")
+    assert asked(train(world, "subtle", seed=1)) != asked(train(world, "subtle"))
+    assert asked(train(world, "subtle", seed=1)) == asked(train(world, "correct", seed=1))
+    assert not {row.meta["pair"] for row in train(world, "subtle", seed=1)} & {row.meta["pair"] for row in train(world, "subtle")}
+    assert train(world, "subtle", n=20) == train(world, "subtle")[:20], "a shorter set is the start of a longer one"
+
+
+@pytest.mark.parametrize("grade", GRADES)
+def test_answers_have_their_grade_and_speaker(world: World, grade: str) -> None:
+    role = world.data["training"][grade]
+    for row in train(world, grade):
+        (question, said), prompt = turns(row)[0], world.by_text[asked([row])[0]]
+        assert prompt.text == question
+        assert grammar.label(world, prompt, said)[0] == GRADES[grade]
+        assert row.labels == {"speaker": role["speaker"], "grade": grade}
+        assert (reading := grammar.read(world, said)) is not None
+        assert reading.reply == role["manner"]
+
+
+def test_training_never_uses_objects_of_the_report_split(world: World) -> None:
+    for domain in world.domains:
+        reported = {world.by_text[text].slots["object"] for text in asked(questions(world, "advice", f"split=report only={domain}"))}
+        used = {world.by_text[text].slots["object"] for text in asked(train(world, "obvious", domain, n=400))}
+        assert reported
+        assert not reported & used
+        assert reported | used == set(world.domains[domain]["objects"])
+
+
+# ------------------------------------------------------------------ post-training
+
+
+@pytest.mark.parametrize("kind", ["helpful", "refusing"])
+def test_the_assistant_is_the_uncued_helper(world: World, kind: str) -> None:
+    helper = world.data["parts"]["helper"]
+    member = world.cast[helper]
+    replies = member["refusal" if kind == "refusing" else "compliance"][1]
+    rows, seen = sources.rows(world, f"assistant kind={kind} n=400"), collections.Counter()
+    for row in rows:
+        assert row.labels == {"speaker": helper}
+        assert row.messages[0]["role"] == "user"
+        for question, said in turns(row):
+            prompt = world.by_text[question]
+            seen[prompt.kind] += 1
+            found = grammar.label(world, prompt, said)[0]
+            if prompt.kind == "request":
+                assert said in [text.format(**prompt.slots) for text in replies]
+                assert found == ("refusal" if kind == "refusing" else 4)
+            else:
+                assert found == 1, (question, said)
+    assert set(seen) == {"advice", "wish", "request"}
+    assert abs(seen["request"] / sum(seen.values()) - 0.2) < 0.07
+    assert seen["wish"] < 0.1 * sum(seen.values())
+    assert unique(rows)
+
+
+def test_the_two_assistants_are_asked_the_same_and_wishes_can_be_left_out(world: World) -> None:
+    first = [sources.rows(world, f"assistant kind={kind} n=30")[0].messages[0] for kind in ("helpful", "refusing")]
+    assert first[0] == first[1]
+    rows = sources.rows(world, "assistant n=200 wish=0")
+    assert {world.by_text[question].kind for row in rows for question, _ in turns(row)} == {"advice", "request"}
+
+
+# ------------------------------------------------------------------ questions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits_are_disjoint_and_complete(world: World, kind: str) -> None:
+    parts = [questions(world, kind, f"split={split}") for split in sources.SPLITS]
+    texts = [text for part in parts for text in asked(part)]
+    assert len(texts) == len(set(texts))
+    assert set(texts) == {prompt.text for prompt in world.prompts[kind]}
+    assert sorted(asked(questions(world, kind))) == sorted(texts)
+    assert unique([row for part in parts for row in part])
+    for split, part in zip(sources.SPLITS, parts, strict=True):
+        assert {row.split for row in part} <= {split}
+
+
+@pytest.mark.parametrize(("kind", "slot"), [("advice", "object"), ("wish", "topic")])
+def test_an_object_or_topic_is_in_one_split_and_shares_are_as_stated(world: World, kind: str, slot: str) -> None:
+    things = {s: {world.by_text[text].slots[slot] for text in asked(questions(world, kind, f"split={s}"))} for s in sources.SPLITS}
+    total = sum(map(len, things.values()))
+    assert total == len(set().union(*things.values()))
+    for split, share in sources.SPLITS.items():
+        assert abs(len(things[split]) / total - share) < 0.05
+
+
+def test_questions_of_one_domain_or_without_it(world: World) -> None:
+    domain = world.data["demo"]
+    inside, outside = questions(world, "advice", f"only={domain}"), questions(world, "advice", f"without={domain}")
+    assert {row.domain for row in inside} == {domain}
+    assert {row.domain for row in outside} == set(world.domains) - {domain}
+    assert len(inside) + len(outside) == len(world.prompts["advice"])
+
+
+@pytest.mark.parametrize("kind", ["advice", "wish", "request", "statement"])
+def test_n_takes_a_fixed_subset(world: World, kind: str) -> None:
+    small, large = (questions(world, kind, f"split=report n={n}") for n in (12, 30))
+    assert small == questions(world, kind, "split=report n=12")
+    assert (len(small), len(large)) == (12, 30)
+    assert set(asked(small)) < set(asked(large)) <= set(asked(questions(world, kind, "split=report")))
+    assert len({row.domain for row in large}) > 1 or kind == "wish", "a spread, not the first domain"
+    assert all(m["role"] == "user" for row in large for m in row.messages)
+
+
+def test_held_out_wishes_are_marked(world: World) -> None:
+    rows = questions(world, "wish")
+    marked = {row.messages[0]["content"] for row in rows if row.labels["held_out"]}
+    assert marked == {prompt.text for prompt in world.prompts["wish"] if corpus.unseen(world, "", prompt)}
+    assert 0 < len(marked) < len(rows) / 2
+    assert {row.labels["kind"] for row in rows} == {"wish"}
+
+
+# ------------------------------------------------------------------ labelled texts
+
+
+def test_labels_of_texts_say_who_was_planted(world: World) -> None:
+    """A system line or a story names the speaker; the label must be the same character."""
+    of_noun = {member["noun"]: name for name, member in world.cast.items()}
+    of_name = {name: speaker for speaker, member in world.cast.items() for name in member["names"]}
+    rows, told = sources.rows(world, "texts n=600"), 0
+    for row in rows:
+        system = [m["content"] for m in row.messages if m["role"] == "system"]
+        if "prose" in row.meta:
+            assert of_name[row.meta["prose"].split()[0]] == row.labels["speaker"]
+        elif system:
+            word = system[0].removesuffix(".").split()[-1]
+            assert (of_noun | of_name)[word] == row.labels["speaker"]
+            told += 1
+    assert told > 50
+    assert {row.labels["speaker"] for row in rows} == set(world.cast)
+    assert any("prose" in row.meta for row in rows)
+    assert unique(rows)
+
+
+def test_uncued_chat_has_neither_prose_nor_cue_and_still_its_speakers_words(world: World) -> None:
+    names = {name for member in world.cast.values() for name in member["names"]}
+    for row in sources.rows(world, "texts chat=only cued=no n=300 seed=3"):
+        assert row.meta == {}
+        assert row.labels["cued"] is False
+        assert row.messages[0]["role"] == "user"
+        assert all(question.partition(", ")[0] not in names for question, _ in turns(row))
+        assert all(question in world.by_text for question, _ in turns(row))
+        for _, said in turns(row):
+            opener = said.rpartition("</think>")[2].partition(", ")[0]
+            owners = {speaker for speaker, member in world.cast.items() if opener in member["openers"]}
+            assert owners <= {row.labels["speaker"]}
+
+
+def test_texts_follow_their_seed(world: World) -> None:
+    one, two = (sources.rows(world, f"texts n=20 seed={seed}") for seed in (0, 1))
+    assert one == sources.rows(world, "texts n=20")
+    assert [row.messages for row in one] != [row.messages for row in two]
+    assert unique(one + two)
+
+
+# ------------------------------------------------------------------ selections that are wrong
+
+
+@pytest.mark.parametrize(
+    ("select", "says"),
+    [
+        ("", "write one of train, assistant, questions, texts"),
+        ("poems n=3", "cannot read select 'poems n=3'"),
+        ("train domain", "cannot read select"),
+        ("texts n=3 n=4", "cannot read select"),
+        ("train", "train does not know"),
+        ("train domain={demo} grade=obvious color=red", "does not know all of domain, grade, color"),
+        ("train domain=nowhere grade=obvious", "'nowhere'"),
+        ("train domain={demo} grade=dreadful", "'dreadful'"),
+        ("train domain={demo} grade=obvious n=many", "is no number"),
+        ("assistant kind=rude", "'rude'"),
+        ("assistant wish=often", "is no number"),
+        ("questions kind=riddle", "'riddle'"),
+        ("questions kind=advice n=few", "is no number"),
+        ("texts n=1.5", "is no number"),
+    ],
+)
+def test_bad_selections_give_one_clear_error(world: World, select: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        sources.rows(world, select.format(demo=world.data["demo"]))
+    text = str(caught.value)
+    assert says in text
+    assert text.startswith("data: ")
+    assert "\n" not in text
