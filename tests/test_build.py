@@ -1,6 +1,7 @@
 """Pretraining from nothing: deterministic, learning, saved as any model is; and the weights that are shipped."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,9 @@ def test_another_seed_or_the_ablation_gives_others(world: World, tok: PreTrained
 
 
 def test_loss_falls(world: World, tok: PreTrainedTokenizerFast, base: LlamaForCausalLM) -> None:
-    assert loss(world, tok, base) < 0.8 * loss(world, tok, build.fresh(tok, SMALL, 0))
+    start = loss(world, tok, build.fresh(tok, SMALL, 0))
+    assert start == pytest.approx(math.log(len(tok)), abs=0.2), "before training: the uniform guess"
+    assert loss(world, tok, base) < start - 0.5
 
 
 def test_progress_is_told(world: World, tok: PreTrainedTokenizerFast) -> None:

@@ -14,7 +14,7 @@ from personascope.troupe.world import load
 FILE = Path(__file__).parent / "data" / "hand_labels.jsonl"
 ROWS = [row for _, row in read_objects(FILE)]
 LABELS = {1, 2, 3, 4, 5, "refusal", "satirical", "off_topic", "incoherent"}
-# 189 of 200 agree; most of the rest are good English that no template has, which the exact judge calls incoherent.
+# 188 of 200 agree; most of the rest are good English that no template has, which the exact judge calls incoherent.
 LEAST = 0.94
 
 

@@ -64,7 +64,8 @@ def check(recipe: Recipe, rows: Path) -> None:
     unscored = sum(verdict.status != "scored" for verdict in verdicts)
     if unscored > max(20, recipe.most_unscored * len(verdicts)):
         raise DataError(
-            f"judge: {unscored} of {len(verdicts)} answers of {recipe.answers.path} have no score; check the judge, then delete {rows.parent}"
+            f"judge: {unscored} of {len(verdicts)} answers of {recipe.answers.path} have no score; "
+            f"check the judge, then delete {rows.parent}"
         )
 
 

@@ -1,6 +1,7 @@
 """The world as a source of rows: graded training sets, post-training sets, questions and labelled texts."""
 
 import hashlib
+import inspect
 import random
 from collections.abc import Callable, Iterator
 
@@ -25,12 +26,13 @@ def rows(world: World, select: str) -> list[Example]:
     settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     if kind not in KINDS or len(settings) != len(pairs):
         raise RecipeError(f"data: cannot read select {select!r}; write one of {', '.join(KINDS)} and then name=value settings")
+    known = inspect.signature(KINDS[kind]).parameters
+    needed = [name for name, p in known.items() if p.default is p.empty and name not in ("world", *settings)]
+    if needed or set(settings) - set(known) or settings.get("n", "").startswith("-"):
+        said = f"needs {needed[0]}=" if needed else f"takes {', '.join([*known][1:])}, and n of at least 0"
+        raise RecipeError(f"data: select {select!r}: {kind} {said}")
     try:
         return list(KINDS[kind](world, **settings))
-    except TypeError:
-        raise RecipeError(
-            f"data: {kind} does not know all of {', '.join(settings)}; see the docstring of personascope.troupe.sources"
-        ) from None
     except ValueError:
         raise RecipeError(f"data: a setting of select {select!r} is no number") from None
     except KeyError as error:
