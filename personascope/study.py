@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -126,7 +128,8 @@ def execute(study: Study, workers: int = 1, tell: Callable[[str], None] = print)
                     break
                 del waiting[name]
                 if workers > 1 and not study.artifact(name).finished:
-                    running[pool.submit(_run_apart, recipe, out)] = name
+                    with _deaf_to_ctrl_c():
+                        running[pool.submit(_run_apart, recipe, out)] = name
                     continue
                 if not study.artifact(name).finished:
                     tell(f"{name_of(stage_of(recipe))}: {out}")
@@ -135,6 +138,19 @@ def execute(study: Study, workers: int = 1, tell: Callable[[str], None] = print)
                 name = running.pop(future)
                 _settle(future, study.root / name)
                 tell(f"{name_of(stage_of(study.recipes[name]))}: {study.root / name}")
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Workers started inside ignore Ctrl-C until `_prepare` has run, or a half-started one would print a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    was = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, was)
 
 
 def _settle(future: "Future[None]", out: Path) -> None:
