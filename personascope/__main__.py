@@ -51,7 +51,7 @@ def nearest(given: str, known: list[str]) -> str:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("personascope.demo", "tune models of the miniature world and audit them: minutes, offline"),
-    "audit": ("personascope.auditing", "BASE TUNED: what changed, what moved inside, what is causal, what to do"),
+    "audit": ("personascope.auditing", "BASE TUNED: what changed in behaviour, what moved inside, what is causal, how sure"),
     "compare": ("personascope.compare", "A B: two audits side by side"),
     "run": ("personascope.study", "STUDY.py: plan a study, make what is missing, sum it up"),
     "troupe": ("personascope.troupe.commands", "make the models of the miniature world from nothing"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
+from personascope.artifact import MANIFEST, Dataset, Dictionary, Diff, Findings, Model, Screen
 from personascope.errors import DataError, RecipeError
 from personascope.methods import stats
 from personascope.recipe import File, Folder
@@ -70,10 +70,10 @@ def behaviour(study: Study, name: str, model: Model, questions: Dataset, spec: s
 
 
 def inside(
-    study: Study, base: Model, tuned: Model, questions: Questions, texts: Texts, learn: dictionary.Recipe | None, **truth: Any
+    study: Study, base: Model, tuned: Model, questions: Questions, learn: dictionary.Recipe, **truth: Any
 ) -> tuple[Dictionary, Diff]:
-    """Train a dictionary on the base (or take the finished one) and compare both models through it."""
-    learned = study.run("dictionary", learn or dictionary.Recipe(model=base, also=tuned, texts=texts.train, heldout=texts.heldout))
+    """Train a dictionary and compare both models through it; `truth` are the diff's labelled texts, if there are any."""
+    learned = study.run("dictionary", learn)
     moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **truth))
     return learned, moved
 
@@ -184,6 +184,24 @@ def question_sets(study: Study, setup: Setup) -> Questions:
 DEFAULT_QUESTIONS = Path(__file__).parent / "suites" / "questions" / "core.jsonl"
 
 
+def shape(base: Path) -> dict[str, Any]:
+    """A dictionary that suits the base: the middle block, 8 latents per dimension of the stream, a tenth of it active.
+
+    Reads config.json of the folder, of a Model artifact, or of what that artifact refers to; nothing found, nothing chosen.
+    """
+    places = [base, base / "weights"]
+    if (base / MANIFEST).is_file():
+        places.append(Path(json.loads((base / MANIFEST).read_text(encoding="utf-8"))["recipe"].get("path", base)))
+    for place in places:
+        if (place / "config.json").is_file():
+            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            config = config.get("text_config", config)
+            depth, width = config.get("num_hidden_layers", config.get("n_layer")), config.get("hidden_size", config.get("n_embd"))
+            if depth and width:
+                return {"site": f"block:{(depth - 1) // 2}", "width": 8 * width, "k": max(1, min(64, width // 10))}
+    return {}
+
+
 def text_sets(study: Study, setup: Setup, base: Model, questions: Questions, how: Sampling) -> Texts:
     """Texts for the dictionary: the user's file, the world's, or else both models' own kind of text, sampled from the base."""
     if setup.texts:
@@ -209,17 +227,16 @@ def build(study: Study, setup: Setup) -> None:
     if setup.judge != "none":
         for name, model in (("base", base), ("tuned", tuned)):
             behaviour(study, name, model, questions.report, setup.judge, how)
-    learn = None
     if setup.dictionary:
         learned = Dictionary(setup.dictionary)
         moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
     else:
         texts = text_sets(study, setup, base, questions, how)
-        chosen = {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
+        chosen = shape(Path(setup.base)) | {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
         learn = dictionary.Recipe(
             model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
         )
-        learned, moved = inside(study, base, tuned, questions, texts, learn)
+        learned, moved = inside(study, base, tuned, questions, learn)
     if setup.judge != "none" and not setup.judge.startswith("csv:"):
         recipe = screen.Recipe(
             base=base,
@@ -365,9 +382,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "world": "take questions and texts from this world",
         "judge": "none, exact:WORLD, hf:FOLDER or csv:FILE (default: none, which skips behaviour; csv skips the screen)",
         "dictionary": "a finished dictionary to use instead of training one",
-        "site": "where the dictionary reads, block:N",
-        "width": "latents of the dictionary",
-        "k": "active latents a token",
+        "site": "where the dictionary reads, block:N (default: the middle block)",
+        "width": "latents of the dictionary (default: 8 times the width of the stream)",
+        "k": "active latents a token (default: a tenth of the width of the stream, at most 64)",
         "tokens": "tokens the dictionary is trained on",
         "draws": "answers per question",
         "max_tokens": "longest answer",

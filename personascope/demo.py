@@ -186,10 +186,8 @@ def build(study: Study, setup: Setup) -> None:
     bad = tuned(study, stage, "misaligned", domain, "obvious", setup.seed)
     # The longest chain first: what waits for nothing is run in the order it is declared.
     sets = probes(study, setup.world, domain)
-    found = texts(study, setup.world)
-    learned, moved = auditing.inside(
-        study, stage.assistant, bad, sets, found, learning(stage.assistant, bad, found), **labelled(study, setup.world)
-    )
+    learn = learning(stage.assistant, bad, texts(study, setup.world))
+    learned, moved = auditing.inside(study, stage.assistant, bad, sets, learn, **labelled(study, setup.world))
     study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
     twin = tuned(study, stage, "twin", domain, "correct", setup.seed)
     rows = mixture(study, setup.world, domain, 0.25, setup.seed)

@@ -289,3 +289,11 @@ def test_a_worlds_own_judge_runs_the_whole_audit(cli: Cli, tmp_path: Path) -> No
     assert verdict["change"] is None
     assert set(verdict) >= {"score", "base_score", "incoherence", "induce", "repair_to", "null_induce", "top_latent"}
     assert sum(map(len, summary["screen"]["nulls"].values())) == 4
+
+
+def test_the_dictionary_suits_the_base(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 24, "hidden_size": 896}))
+    assert auditing.shape(tmp_path) == {"site": "block:11", "width": 7168, "k": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 4, "hidden_size": 160}}))
+    assert auditing.shape(tmp_path) == {"site": "block:1", "width": 1280, "k": 16}
+    assert auditing.shape(tmp_path / "nowhere") == {}
