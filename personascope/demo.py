@@ -114,7 +114,7 @@ def section(found: Behaviour) -> dict[str, Any]:
 
 def probes(study: Study, world: str, domain: str) -> auditing.Questions:
     """Discovery, selection and report questions of the inside half: free-form and advice of other domains, pooled."""
-    sizes = {"discovery": (60, 84), "selection": (24, 24), "report": (120, 120)}
+    sizes = {"discovery": (60, 84), "selection": (60, 60), "report": (120, 120)}
     sets = {}
     for split, (advice, core) in sizes.items():
         parts = (questions(study, world, domain, "advice", split, advice), questions(study, world, domain, "core", split, core))

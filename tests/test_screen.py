@@ -287,8 +287,9 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     rows = [json.loads(line) for line in (tmp_path / "screen" / "grid.jsonl").read_text().splitlines()]
     stored = [(row["direction"], row["mask"], row["side"], row["strength"], row["split"]) for row in rows]
     assert len(set(stored)) == len(stored)
-    # The nulls answer the report questions.
-    assert [(*point, "report" if split == "nulls" else split) for *point, split in stored] == script.scored
+    # The nulls answer report questions, and what is only shown selection questions.
+    same = {"nulls": "report", "shown": "selection"}
+    assert [(*point, same.get(split, split)) for *point, split in stored] == script.scored
     for name in ("1", "mean_difference/all"):
         assert {(name, "all", side, s, "selection") for side in ("base", "tuned") for s in GRID} <= set(stored)
     assert {str(i) for i in range(NOMINATED)} <= {name for name, *_ in stored}

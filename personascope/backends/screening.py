@@ -66,8 +66,8 @@ class Screening:
         moved = load_file(recipe.diff.file("directions.safetensors"))
         questions = {"selection": list(recipe.selection.rows()), "report": list(recipe.report.rows())}
         _check_apart(questions)
-        # There are many nulls: each answers every other report question only.
-        questions["nulls"] = questions["report"][::2]
+        # The many nulls and the points that are only shown take every other question of their split.
+        questions |= {"shown": questions["selection"][::2], "nulls": questions["report"][::2]}
         self = cls(
             recipe=recipe,
             work=work,
@@ -95,7 +95,7 @@ class Screening:
     def grid(self) -> None:
         """Each nominee's α at every mask on both models, by bisection on the selection questions; nothing is reported yet."""
         self.look([(_NONE, "all", side, 0.0, split) for side in SIDES for split in self.questions])
-        self._find([(d, mask, side) for d in self.nominees for mask in self._masks(d) for side in SIDES])
+        self._find([(d, mask, side) for d in self.nominees for mask in self._masks(d) for side in SIDES], "selection")
 
     def report(self) -> dict[str, Any]:
         """Choose on the selection questions, score on the report questions, with nulls at the winner's mask."""
@@ -107,7 +107,7 @@ class Screening:
         reported = dict.fromkeys([best, *winners.values(), *references])
         own = [(d, mask, side, self.alpha[d.name, mask, side]) for d, mask in reported for side in SIDES]
         self.look([(d, mask, side, alpha, "report") for d, mask, side, alpha in own if alpha])
-        self.look([(d, mask, side, s, "selection") for d, mask in reported for side in SIDES for s in self.recipe.strengths])
+        self.look([(d, mask, side, s, "shown") for d, mask in reported for side in SIDES for s in self.recipe.strengths])
         nulls = sorted(self._nulls(best[1]))
         reference = max(references, key=lambda pair: self._effect(*pair))
         return {
@@ -126,16 +126,16 @@ class Screening:
             "dose": [self._dose(d, mask, side, s) for d, mask in reported for side in SIDES for s in (0.0, *self.recipe.strengths)],
         }
 
-    def _find(self, wanted: Sequence[tuple[Direction, str, str]]) -> None:
+    def _find(self, wanted: Sequence[tuple[Direction, str, str]], split: str) -> None:
         """Bisect the strength of many directions in step; each one's α is its own, 0 if no strength keeps the budget."""
         strengths = self.recipe.strengths
         search = screening.bisect_all(len(wanted), len(strengths))
         asked = next(search) if wanted else []
         found = [-1] * len(wanted)
         while asked:
-            self.look([(*wanted[i], strengths[s], "selection") for i, s in asked])
+            self.look([(*wanted[i], strengths[s], split) for i, s in asked])
             try:
-                asked = search.send([self._within(*wanted[i], strengths[s]) for i, s in asked])
+                asked = search.send([self._within(*wanted[i], strengths[s], split) for i, s in asked])
             except StopIteration as done:
                 found, asked = done.value, []
         for (d, mask, side), index in zip(wanted, found, strict=True):
@@ -151,7 +151,7 @@ class Screening:
                     if sp == split and (d.name, m, side, s, sp) not in self.points
                 }.values()
             )
-            draws = {"selection": self.recipe.draws, "report": self.recipe.report_draws, "nulls": self.recipe.null_draws}[split]
+            draws = {"report": self.recipe.report_draws, "nulls": self.recipe.null_draws}.get(split, self.recipe.draws)
             # In portions, so that a kill costs one portion.
             portion = max(1, AT_ONCE // (len(questions) * draws))
             for start in range(0, len(missing), portion):
@@ -184,9 +184,9 @@ class Screening:
     def _point(self, d: Direction, mask: str, side: str, strength: float, split: str) -> Counts:
         return self.points[("none", "all", side, 0.0, split) if strength == 0 else (d.name, mask, side, strength, split)]
 
-    def _within(self, d: Direction, mask: str, side: str, strength: float) -> bool:
-        unsteered = self._point(d, mask, side, 0.0, "selection").incoherence
-        return self._point(d, mask, side, strength, "selection").incoherence <= screening.budget(unsteered, self.recipe.budget)
+    def _within(self, d: Direction, mask: str, side: str, strength: float, split: str) -> bool:
+        unsteered = self._point(d, mask, side, 0.0, split).incoherence
+        return self._point(d, mask, side, strength, split).incoherence <= screening.budget(unsteered, self.recipe.budget)
 
     def _effect(self, d: Direction, mask: str) -> float:
         points = (self._point(d, mask, side, s, "selection") for side in SIDES for s in (self.alpha[d.name, mask, side], 0.0))
@@ -196,7 +196,7 @@ class Screening:
         """Induced score on the report questions of matched random latents and random directions, each at its own α."""
         generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
         tried = [*self._random_latents(generator), *self._random_directions(generator)]
-        self._find([(d, mask, "base") for d in tried])
+        self._find([(d, mask, "base") for d in tried], "shown")
         own = [(d, self.alpha[d.name, mask, "base"]) for d in tried]
         self.look([(d, mask, "base", alpha, "nulls") for d, alpha in own if alpha])
         return [self._point(d, mask, "base", alpha, "nulls").score for d, alpha in own]
@@ -262,7 +262,7 @@ class Screening:
         }
 
     def _dose(self, d: Direction, mask: str, side: str, strength: float) -> dict[str, Any]:
-        c = self._point(d, mask, side, strength, "selection")
+        c = self._point(d, mask, side, strength, "shown")
         return {
             "direction": d.name,
             "side": side,

@@ -76,9 +76,9 @@ def cost(recipe: Recipe) -> dict[str, int]:
     asked = sum(1 for _ in recipe.selection.rows()) * recipe.draws
     reported = sum(1 for _ in recipe.report.rows()) * recipe.report_draws
     masks, looks = len(recipe.masks), len(recipe.strengths).bit_length() + 1
-    searched = 2 * ((recipe.top + recipe.bottom + 1) * masks + recipe.nulls) * looks * asked
-    shown = 2 * (1 + 2 * masks) * (len(recipe.strengths) * asked + reported)
-    return {"answers at most": searched + shown + 2 * recipe.nulls * recipe.null_draws * reported // recipe.report_draws}
+    searched = (2 * (recipe.top + recipe.bottom + 1) * masks + recipe.nulls) * looks * asked
+    shown = 2 * (1 + 2 * masks) * (len(recipe.strengths) * asked // 2 + reported)
+    return {"answers at most": searched + shown + recipe.nulls * recipe.null_draws * reported // recipe.report_draws}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
