@@ -291,7 +291,7 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     same = {"nulls": "report", "shown": "selection"}
     assert [(*point, same.get(split, split)) for *point, split in stored] == script.scored
     for name in ("1", "mean_difference/all"):
-        assert {(name, "all", side, s, "selection") for side in ("base", "tuned") for s in GRID} <= set(stored)
+        assert {(name, "all", side, s, "shown") for side in ("base", "tuned") for s in GRID} <= set(stored)
     assert {str(i) for i in range(NOMINATED)} <= {name for name, *_ in stored}
     assert len(found["dose"]) == 2 * 2 * (1 + len(GRID))
     assert {len(row["by_question"]) for row in rows if row["split"] == "report"} == {20}
