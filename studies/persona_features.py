@@ -170,7 +170,8 @@ def _spread(estimates: list[dict[str, Any]]) -> dict[str, Any]:
     if len(estimates) == 1:
         return estimates[0]
     mean = stats.bootstrap_mean([e["value"] for e in estimates]).to_dict()
-    return mean | {"n": sum(e["n"] for e in estimates), "clusters": len(estimates)}
+    inside = {"low": max(0.0, mean["low"]), "high": min(1.0, mean["high"])}
+    return mean | inside | {"n": sum(e["n"] for e in estimates), "clusters": len(estimates)}
 
 
 def _profile(study: Study, grade: str) -> dict[str, Any]:
