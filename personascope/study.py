@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -141,7 +141,7 @@ def execute(study: Study, workers: int = 1, tell: Callable[[str], None] = print)
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _deaf_to_ctrl_c() -> Generator[None]:
     """Workers started inside ignore Ctrl-C until `_prepare` has run, or a half-started one would print a traceback."""
     if threading.current_thread() is not threading.main_thread():
         yield
