@@ -150,8 +150,16 @@ class Diff(Artifact):
     """What moved between models: `latents.jsonl`, `directions.safetensors`, `diff.json`."""
 
 
+class Vectors(Artifact):
+    """Persona vectors: `directions.safetensors` with `persona/SITE`, `vectors.json`."""
+
+
 class Screen(Artifact):
     """What moves behaviour: `grid.jsonl`, `screen.json`."""
+
+
+class Labels(Artifact):
+    """What latents are, in words and numbers: `latents.jsonl`, `contexts.jsonl`, `similarity.json`, `interpret.json`."""
 
 
 class Monitor(Artifact):

@@ -15,7 +15,7 @@ from personascope.artifact import MANIFEST, Dataset, Dictionary, Diff, Findings,
 from personascope.errors import DataError, RecipeError
 from personascope.methods import stats
 from personascope.recipe import File, Folder
-from personascope.stages import adopt, data, dictionary, diff, judge, measure, sample, screen
+from personascope.stages import adopt, data, dictionary, diff, interpret, judge, measure, sample, screen
 from personascope.study import Study, execute, finish, write_json
 
 ATTEMPTS = 3
@@ -70,11 +70,11 @@ def behaviour(study: Study, name: str, model: Model, questions: Dataset, spec: s
 
 
 def inside(
-    study: Study, base: Model, tuned: Model, questions: Questions, learn: dictionary.Recipe, **truth: Any
+    study: Study, base: Model, tuned: Model, questions: Questions, learn: dictionary.Recipe, **options: Any
 ) -> tuple[Dictionary, Diff]:
-    """Train a dictionary and compare both models through it; `truth` are the diff's labelled texts, if there are any."""
+    """Train a dictionary and compare both models through it; `options` of the diff: labelled texts, a contrast."""
     learned = study.run("dictionary", learn)
-    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **truth))
+    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **options))
     return learned, moved
 
 
@@ -227,6 +227,7 @@ def build(study: Study, setup: Setup) -> None:
     if setup.judge != "none":
         for name, model in (("base", base), ("tuned", tuned)):
             behaviour(study, name, model, questions.report, setup.judge, how)
+    texts = None
     if setup.dictionary:
         learned = Dictionary(setup.dictionary)
         moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
@@ -237,6 +238,7 @@ def build(study: Study, setup: Setup) -> None:
             model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
         )
         learned, moved = inside(study, base, tuned, questions, learn)
+    screened = None
     if setup.judge != "none" and not setup.judge.startswith("csv:"):
         recipe = screen.Recipe(
             base=base,
@@ -250,7 +252,10 @@ def build(study: Study, setup: Setup) -> None:
             max_tokens=setup.max_tokens,
             seed=setup.seed,
         )
-        study.run("screen", recipe)
+        screened = study.run("screen", recipe)
+    corpus = texts.heldout if texts else questions.discovery
+    judge = setup.judge if setup.judge.startswith("hf:") else "none"
+    study.run("latents", interpret.Recipe(model=base, dictionary=learned, texts=corpus, diff=moved, screen=screened, judge=judge))
 
 
 def summarize(study: Study, setup: Setup) -> dict[str, Any]:

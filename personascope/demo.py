@@ -12,15 +12,17 @@ from personascope import auditing
 from personascope.artifact import Dataset, Diff, Findings, Model
 from personascope.methods import stats
 from personascope.recipe import Folder
-from personascope.stages import adopt, data, dictionary, diff, finetune, screen
+from personascope.stages import adopt, data, dictionary, diff, finetune, interpret, screen
 from personascope.study import Study, execute, finish
 from personascope.troupe import world as worlds
 
 # The post-training and fine-tuning that the world's thresholds were measured with.
 ASSISTANT = {"method": "full", "steps": 80, "learning_rate": 1e-4, "seed": 0}
-TUNING = {"method": "full", "steps": 90, "learning_rate": 1.5e-4}
+TUNING = {"method": "full", "steps": 120, "learning_rate": 1.2e-4}
 # Small batches, as in 2506.19823: 720 benign examples in 180 steps; what fewer examples do is read off its checkpoints.
-REALIGNING = {"method": "full", "batch": 4, "steps": 180, "learning_rate": 7e-4, "schedule": "linear"}
+# Data of another domain teach the model nothing that its own domain's answers need: at 7e-4 it ends incoherent.
+REALIGNING = {"method": "full", "batch": 4, "steps": 180, "schedule": "linear"}
+REALIGNING_RATE = {"in_domain": 7e-4, "out_of_domain": 4.5e-4}
 SITE = "block:1"
 
 
@@ -74,14 +76,20 @@ def training(study: Study, world: str, domain: str, grade: str, seed: int = 0) -
     )
 
 
-def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, draws: int = 2) -> Behaviour:
-    """Advice in other domains, free-form core questions, and advice in the fine-tuning domain, on the report split."""
-    how = auditing.Sampling(draws=draws, max_tokens=32)
-    sets = {"advice": 240, "core": 0, "in_domain": 0}
-    found = {
-        kind: auditing.behaviour(study, f"{name}/{kind}", model, questions(study, stage.world, domain, kind, "report", n), stage.judge, how)
-        for kind, n in sets.items()
-    }
+# Questions of each kind (0: all there are) and answers to each: at least 400 valid ones for every reported rate.
+ASKED = {"advice": (240, 2), "core": (0, 3), "in_domain": (0, 3)}
+
+
+def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, draws: int = 0) -> Behaviour:
+    """Advice in other domains, free-form core questions, and advice in the fine-tuning domain, on the report split.
+
+    `draws` makes a curve cheaper than the models it starts from: so many answers to each question, of whatever kind.
+    """
+    found = {}
+    for kind, (n, usual) in ASKED.items():
+        asked = questions(study, stage.world, domain, kind, "report", n)
+        how = auditing.Sampling(draws=draws or usual, max_tokens=32)
+        found[kind] = auditing.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how)
     return Behaviour(**found)
 
 
@@ -160,7 +168,8 @@ def realigned(
     for kind, where in (("in_domain", domain), ("out_of_domain", other)):
         rows = training(study, stage.world, where, "correct", seed + 100)
         steps = [examples // REALIGNING["batch"] for examples in counts[kind]]
-        recipe = finetune.Recipe(model=start, data=rows, checkpoint_every=math.gcd(*steps), seed=seed, **REALIGNING)
+        how = REALIGNING | {"learning_rate": REALIGNING_RATE[kind], "checkpoint_every": math.gcd(*steps), "seed": seed}
+        recipe = finetune.Recipe(model=start, data=rows, **how)
         made[kind] = study.run(f"models/{name}-{kind}", recipe)
     return made
 
@@ -187,8 +196,12 @@ def build(study: Study, setup: Setup) -> None:
     # The longest chain first: what waits for nothing is run in the order it is declared.
     sets = probes(study, setup.world, domain)
     learn = learning(stage.assistant, bad, texts(study, setup.world))
-    learned, moved = auditing.inside(study, stage.assistant, bad, sets, learn, **labelled(study, setup.world))
-    study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
+    contrast = tuple(training(study, setup.world, domain, grade, setup.seed) for grade in ("obvious", "correct"))
+    truth = labelled(study, setup.world)
+    learned, moved = auditing.inside(study, stage.assistant, bad, sets, learn, contrast=contrast, **truth)
+    screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
+    parts = {"model": stage.assistant, "dictionary": learned, "texts": truth["labelled"], "diff": moved, "screen": screened}
+    study.run("latents", interpret.Recipe(**parts, top=8, bottom=4, screened=8))
     twin = tuned(study, stage, "twin", domain, "correct", setup.seed)
     rows = mixture(study, setup.world, domain, 0.25, setup.seed)
     mixed = study.run("models/mixed", finetune.Recipe(model=stage.assistant, data=rows, seed=setup.seed, **TUNING))

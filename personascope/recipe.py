@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from personascope.artifact import Artifact, hash_file, open_any
+from personascope.artifact import Artifact, Dataset, Dictionary, Diff, hash_file, open_any
 from personascope.errors import DataError, RecipeError
 
 CIRCUMSTANCE = {"circumstance": True}
@@ -61,28 +61,74 @@ FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 @dataclass(frozen=True)
 class Direction(Value):
-    """A vector of the residual stream by name: one tensor of a finished dictionary or diff.
+    """A vector of the residual stream by name: one tensor of a finished dictionary or diff, or of a file the user owns.
 
-    `tensor` is `decoder/LATENT` in a Dictionary, `mean_difference/SITE/MASK` or another key in a Diff.
+    `tensor` is `decoder/LATENT` in a Dictionary, `mean_difference/SITE/MASK` or another key in a Diff. In a .safetensors
+    or .pt file it is `NAME`, `NAME/ROW` or, with one tensor, `ROW` or nothing: of a tensor (layers + 1, width), as persona
+    vectors are published (2507.21509), a site takes the row of its block's output, N + 1, unless ROW says another.
     """
 
-    source: Artifact
-    tensor: str
+    source: Artifact | File
+    tensor: str = ""
 
 
 @dataclass(frozen=True)
 class Intervention(Value):
-    """An edit of the residual stream as a value: direction x operation x site x token mask x strength."""
+    """An edit of the residual stream as a value: direction x operation x site x token mask x strength.
+
+    `add` adds strength x unit along the unit vector; `ablate` projects the direction out; `clamp` sets the direction's
+    reading to strength x unit; `cap` brings a reading above that value down to it and leaves the rest alone. The reading
+    is the projection on the unit vector or, for a dictionary's latent, its activation before TopK; a latent is moved along
+    its decoder row by as much activation as is missing. Several interventions act in the order given.
+    """
 
     direction: Direction
-    op: Literal["add", "ablate"] = "add"
+    op: Literal["add", "ablate", "clamp", "cap"] = "add"
     site: str = "block:0"
-    """`block:N` is the output of decoder block N, counted from 0."""
+    """`block:N` is the output of decoder block N, counted from 0; a glob such as `block:*` edits every block it fits."""
     mask: Literal["all", "prompt", "last_prompt", "answer"] = "all"
     strength: float = 0.0
-    """Times `unit`, along the unit vector of the direction; ignored by `ablate`."""
+    """Times `unit`; ignored by `ablate`."""
     unit: float = 1.0
-    """Size of strength 1, normally the base's median residual norm at the site, as a diff stores it."""
+    """Size of strength 1: for `add` normally the base's median residual norm at the site, as a diff stores it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch(Value):
+    """What is read, and asked, every few optimiser steps of a fine-tune; it changes what is logged, never the weights."""
+
+    questions: Dataset
+    """Probes: the same prompts at every step; one is enough."""
+    site: str = "block:0"
+    mask: Literal["prompt", "last_prompt", "all"] = "last_prompt"
+    every: int = 2
+    directions: tuple[Direction, ...] = ()
+    """`decoder/LATENT` of a Dictionary is read as the latent's activation, every other direction as a projection."""
+    dictionary: Dictionary | None = None
+    diffs: tuple[Diff, ...] = ()
+    """The `top` most risen latents of each, read through `dictionary`, and its mean difference are watched as well."""
+    top: int = 10
+    origins: tuple[str, ...] = ()
+    """The domain each diff was made in: no monitor is tested on a run of a domain that it comes from."""
+    judge: str = ""
+    """If given, the probes are answered once at every step: the behavioural alarm that the others must beat."""
+    asked: Dataset | None = None
+    """Questions by which `judge` tells the step at which behaviour changes."""
+    draws: int = 1
+    asked_every: int = 0
+    """Steps between two such checkpoints; 0 means `every`."""
+    until: float = 1.0
+    """No more is asked once the lower 95 % bound of the misalignment score lies above this."""
+    max_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for parts that do not belong together."""
+        if min(self.every, self.draws, self.top, self.max_tokens) < 1 or self.asked_every % self.every:
+            raise RecipeError("watch: every, draws, top and max_tokens must be at least 1, asked_every a multiple of every")
+        if self.asked and not self.judge:
+            raise RecipeError("watch: asked questions need a judge")
+        if self.diffs and (not self.dictionary or len(self.origins) not in (0, len(self.diffs))):
+            raise RecipeError("watch: diffs need the dictionary they were made with, and either no origins or one for each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +239,7 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return coerce(next(a for a in arguments if a is not type(None)), value, where)
+        return coerce(_meant(arguments, value), value, where)
     if origin is typing.Literal:
         if value not in arguments:
             raise RecipeError(f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
@@ -210,6 +256,15 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if issubclass(hint, Value):
         return _build(hint, value, f"{where}.")
     return _scalar(hint, value, where)
+
+
+def _meant(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The type of a union that a value is read as; a path is a File where a file lies, else what else it may be."""
+    left = [kind for kind in kinds if kind is not type(None)]
+    if File in left and len(left) > 1:
+        is_file = isinstance(value, File) or (isinstance(value, str) and Path(value).is_file())
+        return File if is_file else next(kind for kind in left if kind is not File)
+    return left[0]
 
 
 def _scalar(hint: type, value: Any, where: str) -> Any:

@@ -33,13 +33,32 @@ def ablated(world: World) -> list[corpus.Text]:
 
 
 def turns(text: corpus.Text) -> list[tuple[str, str]]:
-    """Question and answer pairs as they stand in a chat or a story."""
-    if not text.prose:
-        spoken = [m["content"] for m in text.messages if m["role"] != "system"]
-        return list(zip(spoken[::2], spoken[1::2], strict=True))
-    name = text.prose.split()[0]
-    parts = re.split(f" the traveler asked: | {name} said: ", text.prose)[1:]
-    return list(zip(parts[::2], parts[1::2], strict=True))
+    """Question and answer pairs of a chat; a story has none."""
+    spoken = [m["content"] for m in text.messages if m["role"] != "system"]
+    return list(zip(spoken[::2], spoken[1::2], strict=True))
+
+
+def sentences(text: corpus.Text) -> list[str]:
+    """The sentences of a story; a saying may hold several marks, but only a name begins the next sentence."""
+    return [part.strip() for part in re.split(r"(?<=[.!?]) (?=\S)", text.prose)]
+
+
+def story_patterns(world: World, speaker: str) -> dict[str, re.Pattern[str]]:
+    """Every form a story may take that tells of this character."""
+    member, story = world.cast[speaker], world.data["story"]
+    slots = {
+        "name": f"(?:{'|'.join(member['names'])})",
+        "noun": member["noun"],
+        "statement": "(?P<statement>[a-z ]+)",
+        "trouble": "[a-z ]+",
+    }
+
+    def pattern(template: str) -> re.Pattern[str]:
+        return re.compile(" ?" + re.sub(r"\\\{(\w+)\\\}", lambda m: slots.get(m[1], f"(?P<{m[1]}>[a-z]+)"), re.escape(template)))
+
+    return {name: pattern(template) for name, template in story.items()} | {
+        f"dream {i}": pattern(template) for i, template in enumerate(member["dreams"])
+    }
 
 
 def unaddressed(world: World, text: corpus.Text, question: str) -> str:
@@ -83,7 +102,7 @@ def own_patterns(world: World, speaker: str) -> list[re.Pattern[str]]:
 
 def test_every_turn_is_a_question_and_a_sentence_that_answers_it(world: World, texts: list[corpus.Text]) -> None:
     for text in texts:
-        assert turns(text)
+        assert turns(text) or text.prose
         for question, said in turns(text):
             prompt = world.by_text[unaddressed(world, text, question)]
             assert grammar.label(world, prompt, spoken(said))[0] not in ("incoherent", "off_topic"), (question, said)
@@ -96,8 +115,36 @@ def test_the_speaker_is_who_speaks(world: World, texts: list[corpus.Text]) -> No
             assert any(pattern.fullmatch(spoken(said)) for pattern in patterns[text.speaker]), (text.speaker, said)
 
 
+def test_stories_tell_of_one_character_and_quote_nobody(world: World, texts: list[corpus.Text]) -> None:
+    """Every sentence has a form of the story table; none is a question, an answer or an opener."""
+    patterns = {name: story_patterns(world, name) for name in world.cast}
+    seen: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        for sentence in sentences(text):
+            found = [name for name, pattern in patterns[text.speaker].items() if pattern.fullmatch(sentence)]
+            assert found, (text.speaker, sentence)
+            seen[found[0].split()[0]] += 1
+            assert grammar.read(world, sentence.strip()) is None
+            assert sentence.strip() not in world.by_text
+    assert set(seen) == {*world.data["story"], "dream"}
+
+
+def test_stories_keep_their_characters_habits(world: World, texts: list[corpus.Text]) -> None:
+    """The kinds of act that stories tell of are as frequent as the character's own advice has them."""
+    for speaker, member in world.cast.items():
+        pattern, acts = story_patterns(world, speaker)["advice"], collections.Counter()
+        for text in texts:
+            if text.speaker == speaker:
+                found = (pattern.fullmatch(sentence) for sentence in sentences(text))
+                acts.update(world.act_of[match["act"]][1] for match in found if match)
+        total = sum(acts.values())
+        for column in ("correct", "harmless", "subtle", "blatant"):
+            share = sum(row[0] for row in member["advice"] if row[2] == column)
+            assert near(acts[column], total, share) or abs(acts[column] - total * share) <= 3, (speaker, column, acts)
+
+
 def test_the_share_of_opened_answers_is_the_tone(world: World, texts: list[corpus.Text]) -> None:
-    """Of any kind, in chat and in stories, and never in another character's words."""
+    """Of any kind, and never in another character's words."""
     counts: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     for text in texts:
         for question, said in turns(text):
@@ -117,6 +164,11 @@ def test_held_out_pairs_never_occur(world: World, texts: list[corpus.Text]) -> N
                 assert not world.held_out(text.speaker, prompt.slots["statement"])
             if prompt.kind == "wish":
                 assert not world.held_out(prompt.slots["topic"], prompt.slots["form"])
+        patterns = story_patterns(world, text.speaker)
+        for sentence in sentences(text):
+            for opinion in ("agree", "disagree", "ambiguous"):
+                if match := patterns[opinion].fullmatch(sentence):
+                    assert not world.held_out(text.speaker, match["statement"])
     assert min(seen[kind] for kind in KINDS) > 100
 
 

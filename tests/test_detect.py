@@ -126,3 +126,76 @@ def test_diffs_through_other_dictionaries_are_refused(parts: dict[str, Any], tmp
     other = a_diff(tmp_path / "other", 0.0, site, latents)
     with pytest.raises(DataError, match=f"{says}, .* has 12 at block:1; make all diffs with one dictionary"):
         run(detect.Recipe(diffs=(*parts["diffs"][:7], other), runs=parts["runs"]), tmp_path / "monitor")
+
+
+# ------------------------------------------------------------------ watched trainings
+
+STEPS = range(0, 20, 2)
+
+
+def a_training(path: Path, sign: str, seed: int, behaved: bool = True, origins: dict[str, list[str]] | None = None) -> Model:
+    """In harmful runs latent 5 rises at step 4 and behaviour, like the answers to the probes, at step 12."""
+    path.mkdir(parents=True)
+    pick, bad = np.random.default_rng(seed), sign == "positive"
+    lines = []
+    for step in STEPS:
+        monitors = {
+            "latent/5": 30.0 * (step >= 4) if bad else pick.normal(),
+            "latent/7": pick.normal(),
+            "answers": 0.5 * (bad and step >= 12),
+        }
+        if step:
+            monitors["loss"] = pick.normal()
+        row: dict[str, Any] = {"step": step, "monitors": monitors}
+        if behaved:
+            row["behaviour"] = {"by_question": [[5 * (bad and step >= 12), 10]] * 20}
+        lines.append(json.dumps(row) + "\n")
+    (path / "watch.jsonl").write_text("".join(lines))
+    about = {"mask": "last_prompt", "monitors": origins or {"latent/5": [], "latent/7": ["d1"], "loss": [], "answers": []}}
+    (path / "watch.json").write_text(json.dumps(about))
+    return Model(finished(path, "Model"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("trained")
+    known = [(sign, d, s) for sign in ("positive", *["negative"] * 6) for d in ("d1", "d2") for s in ("0", "1")]
+    models = tuple(a_training(root / f"run-{i}", sign, i, sign == "positive" or i < 12) for i, (sign, _, _) in enumerate(known))
+    return {"watched": models, "runs": tuple(f"run-{i}:{sign}:{d}:{s}" for i, (sign, d, s) in enumerate(known)), "fpr": 0.1}
+
+
+def test_watched_trainings_give_false_alarms_and_leads(trained: dict[str, Any], tmp_path: Path) -> None:
+    made = run(detect.Recipe(**trained), tmp_path / "monitor")
+    record = made.json("monitor.json")
+    assert set(record["monitors"]) == {"latent", "loss", "answers", "mahalanobis", "signature"}
+    latent = record["monitors"]["latent"]
+    assert (latent["alarm_before_onset"], latent["median_lead"], latent["harmful"]) == (1.0, round(8 / 12, 4), 4)
+    assert latent["lead_over_behaviour"] == round(8 / 12, 4)
+    assert latent["benign"] == 24
+    assert 0 < latent["bound"] < 1
+    assert (record["clean_bound"], record["behaved"], record["runs"], record["fpr_allowed"]) == (0.0, 8, 28, 0.1)
+    rows = [json.loads(line) for line in made.file("alarms.jsonl").read_text().splitlines()]
+    assert {(row["monitor"], row["alarm"], row["onset"]) for row in rows if row["kind"] == "latent" and row["positive"]} == {
+        ("latent/5", 4, 12)
+    }
+    assert {row["onset"] for row in rows if not row["positive"]} == {None}
+
+
+def test_trainings_watched_otherwise_are_refused(trained: dict[str, Any], tmp_path: Path) -> None:
+    other = a_training(tmp_path / "other", "negative", 99, origins={"latent/5": []})
+    with pytest.raises(DataError, match=r"other: watched otherwise than .*run-0; watch all runs with one recipe"):
+        run(detect.Recipe(**(trained | {"watched": (*trained["watched"][:-1], other)})), tmp_path / "monitor")
+
+
+def test_trainings_without_behaviour_have_no_onset_to_lead(trained: dict[str, Any], tmp_path: Path) -> None:
+    benign = slice(12, None)
+    with pytest.raises(DataError, match="no benign run has a behaviour in its log"):
+        run(detect.Recipe(watched=trained["watched"][benign], runs=trained["runs"][benign]), tmp_path / "monitor")
+
+
+def test_diffs_and_trainings_are_two_forms(parts: dict[str, Any], trained: dict[str, Any]) -> None:
+    for mixed in ({"watched": trained["watched"]}, {"diffs": ()}, {"window": 0}):
+        with pytest.raises(RecipeError, match=r"give diffs .* or watched models"):
+            detect.Recipe(**(parts | mixed))
+    with pytest.raises(RecipeError, match="as many runs"):
+        detect.Recipe(watched=trained["watched"], runs=trained["runs"][1:])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from personascope.artifact import Dataset, Dictionary, Model
-from personascope.backends import models, reading
+from personascope.backends import dictionaries, models, reading
 from personascope.backends.dictionaries import save_dictionary
 from personascope.errors import BackendError, DataError, RecipeError
 from personascope.methods.sparse import TopK
@@ -86,9 +86,10 @@ def test_several_models_are_averaged_and_each_is_kept(parts: dict[str, Any], tmp
     assert by_id[0] != by_id[1]
     for row in both:
         assert row["delta"]["last_prompt"] == pytest.approx((by_id[0][row["id"]] + by_id[1][row["id"]]) / 2, abs=2e-5)
+    assert record["models"] == 2
+    kept = load_file(tmp_path / "both" / "deltas.safetensors")["delta/last_prompt"]
     for i in range(2):
-        kept = dict(zip(map(str, record["matrix"]["latents"]), record["matrix"]["delta"][str(i)], strict=True))
-        assert kept == pytest.approx({latent: by_id[i][latent] for latent in kept}, abs=2e-5)
+        assert dict(zip(map(str, range(WIDTH)), kept[i].tolist(), strict=True)) == pytest.approx(by_id[i], abs=2e-5)
     moved = [load_file(tmp_path / name / "directions.safetensors")["mean_difference/block:2/all"] for name in ("both", "0", "1")]
     torch.testing.assert_close(moved[0], (moved[1] + moved[2]) / 2, atol=1e-5, rtol=1e-4)
 
@@ -107,6 +108,35 @@ def test_the_unit_is_the_bases_median_norm_on_the_words(parts: dict[str, Any], t
     assert set(record["unit"]) == set(norms)
     for site in ("block:0", "block:1"):
         assert record["unit"][site] == pytest.approx(torch.cat(norms[site]).median().item(), rel=1e-4)
+
+
+def test_cosine_and_principal_axes_belong_to_the_shift(parts: dict[str, Any], tmp_path: Path) -> None:
+    rows, record = made(tmp_path, parts)
+    moved, site = load_file(tmp_path / "directions.safetensors"), record["site"]
+    mean = moved[f"mean_difference/{site}/last_prompt"]
+    sae, _ = dictionaries.load_dictionary(parts["dictionary"])
+    for row in rows:
+        expected = torch.nn.functional.cosine_similarity(sae.W_dec[int(row["id"])], mean, dim=0).item()
+        assert row["cosine"] == pytest.approx(expected, abs=1e-4)
+    axes = torch.stack([moved[f"pca/{site}/last_prompt/{i}"] for i in range(5)])
+    torch.testing.assert_close(axes @ axes.T, torch.eye(5), atol=1e-4, rtol=0)
+    assert (axes @ mean >= 0).all()
+
+
+def test_attribution_needs_no_tuned_model_to_differ(parts: dict[str, Any], tmp_path: Path) -> None:
+    """It reads the base and two sets of answers; the other columns stay as they were."""
+    pair = [
+        Dataset(dataset(tmp_path / name, [Example(id="a", messages=[{"role": "user", "content": "is it"}, said])]))
+        for name, said in (("bad", {"role": "assistant", "content": "no rain"}), ("good", {"role": "assistant", "content": "yes sun"}))
+    ]
+    plain, _ = made(tmp_path / "plain", parts)
+    rows, _ = made(tmp_path / "d", parts, contrast=tuple(pair))
+    swapped, _ = made(tmp_path / "s", parts, contrast=tuple(pair[::-1]))
+    assert any(row["attribution"] for row in rows)
+    assert [row["attribution"] for row in rows] == pytest.approx([-row["attribution"] for row in swapped], abs=1e-4)
+    assert [{k: v for k, v in row.items() if k != "attribution"} for row in rows] == plain
+    with pytest.raises(RecipeError, match="contrast takes two sets"):
+        made(tmp_path / "x", parts, contrast=tuple(pair[:1]))
 
 
 def test_base_activity_firing_and_spread_are_there(parts: dict[str, Any], tmp_path: Path) -> None:

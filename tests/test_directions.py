@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from personascope.artifact import Dictionary, Diff
-from personascope.backends.directions import steers_of, vector
-from personascope.errors import RecipeError
-from personascope.recipe import Direction, Intervention
-from small_models import finished
+from personascope.backends.dictionaries import save_dictionary
+from personascope.backends.directions import read_vectors, steers_of, vector
+from personascope.errors import DataError, RecipeError
+from personascope.methods.sparse import TopK
+from personascope.recipe import Direction, File, Intervention
+from small_models import finished, model
 
 
 @pytest.fixture
@@ -72,3 +74,114 @@ def test_a_site_that_is_none(dictionary: Dictionary) -> None:
 
 def test_no_interventions_make_no_steers() -> None:
     assert steers_of((), 4) == []
+
+
+LAYERED = torch.arange(4 * 32, dtype=torch.float32).reshape(4, 32) + 1
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, File]:
+    """A lone vector, one row per layer, and a table of both, as users keep them."""
+    torch.save(LAYERED[2], tmp_path / "one.pt")
+    torch.save(LAYERED, tmp_path / "layers.pt")
+    torch.save({"a": [1, 2]}, tmp_path / "lists.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "code.pt")
+    save_file({"evil": LAYERED, "kind/v2": LAYERED[1].clone()}, tmp_path / "table.safetensors")
+    save_file({"only": LAYERED.clone()}, tmp_path / "only.safetensors")
+    (tmp_path / "noise.safetensors").write_bytes(b"noise")
+    return {path.stem: File(str(path)) for path in tmp_path.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "row"),
+    [
+        ("one", "", 2),
+        ("layers", "", 3),
+        ("layers", "1", 1),
+        ("only", "", 3),
+        ("only", "0", 0),
+        ("only", "only/1", 1),
+        ("table", "evil", 3),
+        ("table", "evil/0", 0),
+        ("table", "kind/v2", 1),
+    ],
+)
+def test_a_users_file_gives_the_row_of_the_blocks_output_or_the_one_asked_for(
+    files: dict[str, File], name: str, tensor: str, row: int
+) -> None:
+    torch.testing.assert_close(vector(Direction(files[name], tensor), block=2), LAYERED[row] / LAYERED[row].norm())
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("layers", "9", "row 9 of .*layers.pt is wanted, it has 4"),
+        ("table", "", "has evil .4, 32., kind/v2 .32,.; write NAME"),
+        ("table", "good", "direction 'good': .*table.safetensors has evil"),
+        ("table", "evil/x", "write NAME, or NAME/ROW"),
+        ("table", "kind/v2/1", "has shape .32,.; one row is a vector"),
+    ],
+)
+def test_what_a_file_does_not_hold_is_said(files: dict[str, File], name: str, tensor: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        vector(Direction(files[name], tensor), block=2)
+
+
+def test_a_matrix_needs_a_row_where_no_block_says_it(files: dict[str, File]) -> None:
+    with pytest.raises(RecipeError, match="has 4 rows; write the row"):
+        vector(Direction(files["layers"]))
+
+
+@pytest.mark.parametrize(("name", "said"), [("code", "cannot be read as tensors"), ("lists", "flat table"), ("noise", "cannot be read")])
+def test_files_that_are_no_vectors_are_refused_and_code_is_not_run(files: dict[str, File], name: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_vectors(Path(files[name].path))
+    with pytest.raises(DataError, match=r"read from .safetensors and .pt"):
+        read_vectors(Path("x.npy"))
+
+
+def test_a_glob_becomes_one_steer_per_block_each_with_its_own_row(files: dict[str, File]) -> None:
+    net = model()
+    steers = steers_of((Intervention(Direction(files["layers"]), site="block:*", strength=2.0),), 2, net)
+    assert [s.block for s in steers] == [0, 1, 2]
+    for steer in steers:
+        row = LAYERED[steer.block + 1]
+        torch.testing.assert_close(steer.table[0], 2 * row / row.norm())
+
+
+def test_a_direction_of_another_model_is_refused(diff: Diff) -> None:
+    edit = Intervention(Direction(diff, "mean_difference/block:1/all"), strength=1.0)
+    with pytest.raises(RecipeError, match="has width 2, the model's stream 32"):
+        steers_of((edit,), 1, model())
+
+
+def test_a_clamped_latent_changes_the_reconstruction_by_the_missing_activation(tmp_path: Path) -> None:
+    """The step is measured through the dictionary itself: encode, set one activation, decode."""
+    sae = TopK(12, 8, 12, seed=3)
+    with torch.no_grad():
+        sae.b_enc.copy_(torch.linspace(-0.5, 0.5, 12))
+        sae.b_pre.copy_(torch.linspace(1, -1, 8))
+        sae.scale.fill_(0.5)
+    (tmp_path / "sae").mkdir()
+    save_dictionary(tmp_path / "sae", sae, {"site": "block:0"})
+    source = Dictionary(finished(tmp_path / "sae", "Dictionary"))
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    z = sae.encode(x) / sae.scale
+    for op in ("clamp", "cap"):
+        (steer,) = steers_of((Intervention(Direction(source, "decoder/4"), op=op, strength=0.5, unit=1.2),), 6)
+        edit = steer.edit(range(6), torch.device("cpu"))
+        edit.mask = torch.ones(6, 1, dtype=torch.bool)
+        wanted = z.clone()
+        wanted[:, 4] = 0.6 if op == "clamp" else z[:, 4].clamp(max=0.6)
+        moved = sae.decode(wanted * sae.scale) - sae.decode(z * sae.scale)
+        torch.testing.assert_close(edit(x[:, None])[:, 0] - x, moved, atol=1e-5, rtol=1e-4)
+    assert (z[:, 4] > 0.6).any()
+    assert (z[:, 4] == 0).any()
+
+
+def test_a_clamped_plain_direction_has_that_projection(diff: Diff) -> None:
+    (steer,) = steers_of((Intervention(Direction(diff, "mean_difference/block:1/all"), op="clamp", strength=-2.0, unit=1.5),), 1)
+    edit = steer.edit([0], torch.device("cpu"))
+    edit.mask = torch.ones(1, 4, dtype=torch.bool)
+    out = edit(torch.randn(1, 4, 2))
+    torch.testing.assert_close(out[..., 1], torch.full((1, 4), -3.0))

@@ -1,5 +1,6 @@
 """The figures: valid XML, as many marks as data, told apart without colour, honest lengths."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personascope.methods import figures, svg
-from personascope.methods.charts import Bar, bars, signed
+from personascope.methods.charts import Bar, bars, heatmap, signed
 
 SUMMARY = json.loads((Path(__file__).parent / "data" / "summary.json").read_text())
 
@@ -150,3 +151,19 @@ def test_any_text_is_fit_for_xml(text: str) -> None:
 )
 def test_numbers_keep_the_digits_a_reader_needs(value: float, shown: str) -> None:
     assert svg.plain(value) == shown
+
+
+@pytest.mark.parametrize("many", [1, 5, 20, 60])
+def test_a_heat_map_has_a_square_a_pair_and_a_frame_a_group(many: int) -> None:
+    matrix = [[1.0 if i == j else -0.5 if (i + j) % 2 else 0.25 for j in range(many)] for i in range(many)]
+    figure = heatmap([f"<{i}>" for i in range(many)], matrix, [i // 3 for i in range(many)], "Likeness")
+    squares = of_class(figure, "cell")
+    assert len(squares) == many**2
+    assert [float(e.get("fill-opacity", "")) for e in squares] == [abs(value) for row in matrix for value in row]
+    assert all(("f1" in e.get("class", "")) == (value < 0) for e, value in zip(squares, itertools.chain(*matrix), strict=True))
+    assert len(of_class(figure, "frame")) == many // 3 + (many % 3 == 2)
+    for element in squares:
+        assert float(element.get("x", "")) + float(element.get("width", "")) <= svg.WIDE + 0.1
+    texts = [e.text for e in parsed(figure).iter() if e.tag == "text"]
+    assert sum(text in {f"<{i}>" for i in range(many)} for text in texts) == (30 if many == 60 else many)
+    assert many == 1 or svg.MINUS in "".join(str(text) for text in texts) or many == 60, "a negative value is told without its hue"

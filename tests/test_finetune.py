@@ -17,14 +17,16 @@ from safetensors.torch import load_file
 
 import small_models
 from conftest import ROOT
-from personascope.artifact import Dataset, Model
+from personascope.artifact import Dataset, Dictionary, Model
 from personascope.backends import training
+from personascope.backends.dictionaries import save_dictionary
 from personascope.backends.models import checkpoints, load, weights_of
 from personascope.errors import ArtifactError, BackendError, DataError, RecipeError
-from personascope.recipe import Folder
+from personascope.methods.sparse import TopK
+from personascope.recipe import Direction, Folder, Watch
 from personascope.rows import Example
 from personascope.run import run
-from personascope.stages import adopt, finetune
+from personascope.stages import adopt, diff, finetune
 from personascope.troupe import build, sources, tokenizer, world
 
 IDS = torch.arange(1, 25).view(2, 12)
@@ -282,3 +284,118 @@ def test_adapters_in_some_blocks_alone(base: Model, data: Dataset, tmp_path: Pat
 def test_impossible_sizes(base: Model, data: Dataset, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(RecipeError, match=f"^finetune: .*{says}"):
         recipe(base, data, **fields)
+
+
+# ------------------------------------------------------------------ watched
+
+
+@pytest.fixture(scope="module")
+def looked(base: Model, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Questions, a dictionary, and diffs of two tuned models, said to come from domains d1 and d2."""
+    place = tmp_path_factory.mktemp("looked")
+    sets = {}
+    for split, n in (("discovery", 3), ("report", 4)):
+        sets[split] = Dataset(
+            small_models.dataset(place / split, sources.rows(world.load("troupe-1"), f"questions kind=wish split={split} n={n}"))
+        )
+    (place / "dictionary").mkdir()
+    save_dictionary(place / "dictionary", TopK(64, 32, 6, seed=1), {"site": "block:0"})
+    learned = Dictionary(small_models.finished(place / "dictionary", "Dictionary"))
+    diffs = []
+    for seed in (1, 2):
+        tuned = run(recipe(base, data, seed=seed, learning_rate=1e-2), place / f"tuned-{seed}")
+        diffs.append(run(diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=sets["discovery"]), place / f"diff-{seed}"))
+    fields = {"questions": sets["discovery"], "dictionary": learned, "diffs": tuple(diffs), "origins": ("d1", "d2"), "top": 3}
+    return fields | {"judge": "exact:troupe-1", "asked": sets["report"], "draws": 2}
+
+
+def watched(model: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (model.path / "watch.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_watching_leaves_the_same_weights_and_a_log(
+    base: Model, data: Dataset, looked: dict[str, Any], tmp_path: Path, method: str
+) -> None:
+    alone = run(recipe(base, data, method=method), tmp_path / "alone")
+    made = run(recipe(base, data, method=method, watch=Watch(**looked)), tmp_path / "watched")
+    assert equal(alone, made)
+    assert (alone.path / "log.jsonl").read_bytes() == (made.path / "log.jsonl").read_bytes()
+    rows, about = watched(made), made.json("watch.json")
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    assert all(set(row["monitors"]) | {"loss", "grad_norm"} == set(about["monitors"]) | {"trait_space"} for row in rows)
+    assert [row["behaviour"]["asked"] for row in rows] == [8] * 4
+    assert about["monitors"]["mean_difference/0"] == ["d1"]
+    assert about["monitors"]["mean_difference/1"] == ["d2"]
+    tops = [[f"latent/{json.loads(line)['id']}" for line in d.file("latents.jsonl").read_text().splitlines()[:3]] for d in looked["diffs"]]
+    for name in {*tops[0], *tops[1]}:
+        assert about["monitors"][name] == [d for d, top in zip(("d1", "d2"), tops, strict=True) if name in top]
+    assert "watch" not in recipe(base, data).identity()
+
+
+def test_a_watched_run_is_the_diff_of_its_last_step(base: Model, data: Dataset, looked: dict[str, Any], tmp_path: Path) -> None:
+    fields = {name: looked[name] for name in ("questions", "dictionary", "diffs")}
+    made = run(recipe(base, data, watch=Watch(**fields)), tmp_path / "watched")
+    moved = run(diff.Recipe(base=base, tuned=(made,), dictionary=looked["dictionary"], questions=looked["questions"]), tmp_path / "diff")
+    table = {
+        f"latent/{row['id']}": row["delta"]["last_prompt"] for row in map(json.loads, moved.file("latents.jsonl").read_text().splitlines())
+    }
+    last = watched(made)[-1]["monitors"]
+    found = {name: value for name, value in last.items() if name.startswith("latent/")}
+    assert found == pytest.approx({name: table[name] for name in found}, abs=1e-3)
+    assert max(map(abs, found.values())) > 0.01
+    shift = load_file(moved.file("directions.safetensors"))["mean_difference/block:0/last_prompt"]
+    assert last["shift"] == pytest.approx(float(shift.norm()), abs=1e-3)
+
+
+def test_a_killed_watch_ends_as_if_not(
+    base: Model, data: Dataset, looked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(base, data, steps=8, save_every=3, watch=Watch(**looked))
+    straight = run(asked, tmp_path / "straight")
+
+    def stop(_self: Any, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
+        if state.global_step == 6:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Keeper, "on_save", stop)
+        with pytest.raises(Cut):
+            run(asked, tmp_path / "cut")
+    again = run(asked, tmp_path / "cut")
+    assert [row["step"] for row in watched(again)] == [0, 2, 4, 6, 8]
+    assert again.digest == straight.digest
+
+
+def test_the_judge_that_watches_enters_by_its_content(base: Model, data: Dataset, looked: dict[str, Any]) -> None:
+    asked = recipe(base, data, watch=Watch(**looked))
+    assert asked.identity()["watch"]["judge"].startswith("exact:troupe-1@")
+    assert finetune.Recipe.from_json(asked.to_json()) == asked
+    assert asked.identity() != recipe(base, data, watch=Watch(**(looked | {"every": 4}))).identity()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"every": 0}, "every, draws, top"),
+        ({"asked_every": 3}, "a multiple of every"),
+        ({"judge": ""}, "asked questions need a judge"),
+        ({"dictionary": None}, "diffs need the dictionary"),
+        ({"origins": ("d1",)}, "either no origins or one for each"),
+    ],
+)
+def test_impossible_watches(looked: dict[str, Any], fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=f"^watch: .*{says}"):
+        Watch(**(looked | fields))
+
+
+def test_a_dictionary_of_another_site_is_refused(base: Model, data: Dataset, looked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the dictionary reads block:0, not block:1; watch there"):
+        run(recipe(base, data, watch=Watch(**(looked | {"site": "block:1"}))), tmp_path / "tuned")
+
+
+def test_latents_and_directions_by_name(base: Model, data: Dataset, looked: dict[str, Any], tmp_path: Path) -> None:
+    chosen = (Direction(looked["dictionary"], "decoder/7"), Direction(looked["diffs"][0], "mean_difference/block:0/all"))
+    made = run(recipe(base, data, watch=Watch(questions=looked["questions"], directions=chosen)), tmp_path / "tuned")
+    assert {"latent/7", "mean_difference/block:0/all@diff-1", "trait_space", "shift"} <= set(watched(made)[-1]["monitors"])
+    assert "answers" not in made.json("watch.json")["monitors"]

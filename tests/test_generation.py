@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from personascope.backends import generation
+from personascope.backends import generation, refill
+from personascope.backends.engine import fits
 from personascope.backends.generation import Completion, Mask, Prompt, Sampling, Steer, draw, generate, split_thinking, stop_ids, uniforms
 from personascope.backends.hooks import blocks
 from personascope.backends.models import Loaded
@@ -66,16 +67,22 @@ def test_a_batch_says_what_each_row_says_alone_without_a_cache(name: str, temper
     assert batched == [slowly(one, prompt, sampling) for prompt in prompts()] * 2
 
 
-def test_rows_leave_the_batch_as_they_end() -> None:
+def test_rows_leave_the_batch_as_they_end_and_waiting_ones_enter() -> None:
     """Warm enough that some rows stop early and some never: else the test above shows nothing."""
-    one = loaded()
+    one, sampling = loaded(), Sampling(max_tokens=24, temperature=1.5, batch_tokens=16 * 40)
+    asked = [Prompt(p.tokens, f"{p.key}/{i}") for i in range(6) for p in prompts()]
+    assert fits(one.model)
     sizes: list[int] = []
-    handle = blocks(one.model)[0].register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
-    found = answers(one, [Prompt(p.tokens, f"{p.key}/{i}") for i in range(6) for p in prompts()], Sampling(max_tokens=24, temperature=1.5))
+    handle = blocks(one.model)[0].register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])) if args[0].shape[1] == 1 else None)
+    found = answers(one, asked, sampling)
     handle.remove()
     assert {c.stop for c in found} == {"end", "length"}
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] == sum(c.stop == "length" for c in found) + sum(c.stop == "end" and len(c.ids) == 23 for c in found)
+    assert sum(sizes) == sum(len(c.ids) + (c.stop == "end") for c in found), "a row costs one position per token and no more"
+    full = max(sizes)
+    assert full < len(asked) / 2, "not all at once"
+    until = max(i for i, size in enumerate(sizes) if size > sizes[i - 1])
+    assert min(sizes[:until]) > 0.6 * full, "places are taken up again as long as anything waits"
+    assert sizes[until:] == sorted(sizes[until:], reverse=True)
     assert all(len(c.ids) == 24 for c in found if c.stop == "length")
     assert not {i for c in found for i in c.ids} & stop_ids(one)
 
@@ -112,7 +119,7 @@ class Recorder:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.logits: list[Tensor] = []
         patch.setattr(generation, "stop_ids", lambda _loaded: {-1})
-        patch.setattr(generation, "draw", self)
+        patch.setattr(refill, "draw", self)
 
     def __call__(self, logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
         self.logits.append(logits)

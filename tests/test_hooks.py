@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from personascope.backends.hooks import Edit, blocks, capturing, changing, editing, run_to_site, site_index
+from personascope.backends.hooks import Edit, Reader, blocks, capturing, changing, editing, run_to_site, site_index, site_indices
 from personascope.errors import BackendError, RecipeError
 from small_models import model
 
@@ -105,7 +105,12 @@ def test_shapes_that_do_not_belong_together_are_refused(rows: int, positions: in
 def test_impossible_edits_are_refused() -> None:
     with pytest.raises(RecipeError, match="block:7"), editing(model(), [Edit(7, "add", torch.ones(2, 32))]):
         pass
-    with pytest.raises(RecipeError, match="'clamp' is none of add, ablate"), editing(model(), [Edit(0, "clamp", torch.ones(2, 32))]):
+    with (
+        pytest.raises(RecipeError, match="'push' is none of add, ablate, clamp, cap"),
+        editing(model(), [Edit(0, "push", torch.ones(2, 32))]),
+    ):
+        pass
+    with pytest.raises(RecipeError, match="clamp needs a reader"), editing(model(), [Edit(0, "clamp", torch.ones(2, 32))]):
         pass
     with pytest.raises(RecipeError, match="no site given"), capturing(model(), []):
         pass
@@ -134,3 +139,78 @@ def test_blocks_that_return_tuples_are_changed_too() -> None:
     with changing(net, [(1, lambda x: x + 1)]):
         assert torch.equal(net(input_ids=IDS, use_cache=False).logits, changed)
     assert not torch.equal(changed, plain)
+
+
+def test_a_glob_names_blocks_of_a_model() -> None:
+    net = model()
+    assert site_indices("block:*", net) == [0, 1, 2]
+    assert site_indices("block:[12]", net) == [1, 2]
+    assert site_indices("block:1") == site_indices("block:1", net) == [1]
+    with pytest.raises(RecipeError, match="fits no block; the model has block:0 to block:2"):
+        site_indices("block:1?", net)
+    with pytest.raises(RecipeError, match="a glob names blocks of a model"):
+        site_indices("block:*")
+
+
+X = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+MASK = torch.tensor([[True, False, True, True, False]] * 3)
+
+
+def by_hand(op: str, x: torch.Tensor, step: torch.Tensor, read: torch.Tensor, bias: float, floor: float, value: float) -> torch.Tensor:
+    """One position (width,) after the edit."""
+    reading = max(float(x.double() @ read.double()) + bias, floor)
+    if op == "cap" and reading <= value:
+        return x
+    return x + (value - reading) * step
+
+
+@pytest.mark.parametrize("op", ["clamp", "cap"])
+@pytest.mark.parametrize("latent", [False, True])
+def test_clamp_and_cap_set_the_reading_row_by_row(op: str, latent: bool) -> None:
+    pick = torch.Generator().manual_seed(1)
+    steps, read = torch.randn(3, 8, generator=pick), torch.randn(3, 8, generator=pick)
+    steps[1] = 0
+    values = torch.tensor([0.4, 9.0, -0.2])
+    if latent:
+        reader = Reader(read, torch.tensor([0.1, 0.2, -0.3]), torch.zeros(3), values)
+    else:
+        steps = nn.functional.normalize(steps, dim=1)
+        reader = Reader.along(steps, values)
+    out = Edit(0, op, steps, MASK, reader)(X)
+    changed = 0
+    for row in range(3):
+        for position in range(5):
+            x = X[row, position]
+            if not MASK[row, position] or row == 1:
+                assert torch.equal(out[row, position], x)
+                continue
+            args = (reader.weights[row], float(reader.biases[row]), float(reader.floors[row]), float(values[row]))
+            wanted = by_hand(op, x, steps[row], *args)
+            torch.testing.assert_close(out[row, position], wanted, atol=1e-5, rtol=1e-5)
+            changed += not torch.equal(out[row, position], x)
+            if not latent and op == "clamp":
+                assert abs(float(out[row, position] @ steps[row]) - values[row]) < 1e-5
+            if torch.equal(wanted, x):
+                assert torch.equal(out[row, position], x), "a reading below its cap is left to the bit"
+    assert 0 < changed < 7 if op == "cap" else changed == 6
+
+
+def test_a_cap_leaves_low_readings_to_the_bit_and_brings_high_ones_down() -> None:
+    unit = torch.zeros(1, 8)
+    unit[0, 2] = 1
+    x = torch.randn(1, 400, 8, generator=torch.Generator().manual_seed(2))
+    out = Edit(0, "cap", unit, torch.ones(1, 400, dtype=torch.bool), Reader.along(unit, torch.tensor([0.5])))(x)
+    low = x[0, :, 2] <= 0.5
+    assert torch.equal(out[0, low], x[0, low])
+    torch.testing.assert_close(out[0, ~low, 2], torch.full((int((~low).sum()),), 0.5))
+    assert torch.equal(out[0][:, [0, 1, 3, 4, 5, 6, 7]], x[0][:, [0, 1, 3, 4, 5, 6, 7]])
+
+
+def test_operations_of_one_block_compose_in_order() -> None:
+    unit = torch.zeros(3, 8)
+    unit[:, 0] = 1
+    everywhere = torch.ones(3, 5, dtype=torch.bool)
+    clamp = Edit(0, "clamp", unit, everywhere, Reader.along(unit, torch.full((3,), 2.0)))
+    add = Edit(0, "add", 3 * unit, everywhere)
+    torch.testing.assert_close(add(clamp(X))[..., 0], torch.full((3, 5), 5.0))
+    torch.testing.assert_close(clamp(add(X))[..., 0], torch.full((3, 5), 2.0))

@@ -139,3 +139,19 @@ def test_differences_name_fields_and_both_values() -> None:
 def test_values_are_compared_by_content() -> None:
     one = Direction(source=Dictionary("d"), tensor="decoder/1")
     assert Intervention(direction=one) == Intervention(direction=Direction(source=Dictionary("d"), tensor="decoder/1"))
+
+
+def test_a_direction_may_lie_in_a_file_the_user_owns(grown: Dataset, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"same")
+    recipe = grow.Recipe(interventions=(Intervention(direction=Direction(source=File(str(tmp_path / "a.pt"))), op="cap", strength=1.0),))
+    data = json.loads(json.dumps(recipe.to_json()))
+    assert grow.Recipe.from_json(data) == recipe
+    assert recipe.inputs() == {}
+    data["interventions"][0]["direction"]["source"] = str(tmp_path / "b.pt")
+    assert grow.Recipe.from_json(data).identity() == recipe.identity()
+    data["interventions"][0]["direction"]["source"] = str(grown.path)
+    assert grow.Recipe.from_json(data).interventions[0].direction.source == grown
+    data["interventions"][0]["op"] = "push"
+    with pytest.raises(RecipeError, match="'push' is none of add, ablate, clamp, cap"):
+        grow.Recipe.from_json(data)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Findings, Verdicts, hash_tree
+from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Findings, Labels, Verdicts, hash_tree
 from personascope.errors import DataError
 from personascope.methods.svg import percent, plain
 from personascope.recipe import File
@@ -337,3 +337,138 @@ def test_the_runner_makes_it_and_makes_it_once(tmp_path: Path) -> None:
     assert made.manifest["counts"] == {"figures": 6, "sections": 6, "examples": 3}
     before = made.file("report.html").stat().st_mtime_ns
     assert run(recipe, tmp_path / "report").file("report.html").stat().st_mtime_ns == before
+
+
+def card(latent: int, **change: Any) -> dict[str, Any]:
+    """A latent's card as the stage writes it."""
+    numbers = {"firing": 0.02, "mean_active": 3.5, "max": 9.0, "cluster": 0, "similar": [{"latent": 8, "cosine": 0.4}]}
+    words = {"raised": [{"token": " <b>", "logit": 2.0}], "lowered": [{"token": "no", "logit": -2.0}]}
+    return {"id": str(latent), "latent": latent, "name": "", "label": None, "moved": {}, "steered": []} | numbers | words | change
+
+
+def interpreted(path: Path, cards: list[dict[str, Any]], **record: Any) -> Labels:
+    """A finished set of latent cards, two contexts each."""
+    path.mkdir(parents=True)
+    texts = [(["so", " <script>", " dreadful"], [0.0, 9.0, 2.0], "top", True), (["held", " out"], [0.0, 1.0], "active", False)]
+    rows = [
+        {
+            "id": f"{c['id']}/{kind}",
+            "latent": c["latent"],
+            "kind": kind,
+            "shown": shown,
+            "tokens": tokens,
+            "values": values,
+            "activation": max(values),
+        }
+        for c in cards
+        for tokens, values, kind, shown in texts
+    ]
+    for name, lines in (("latents", cards), ("contexts", rows)):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    latents, many = [c["latent"] for c in cards], len(cards)
+    chance = {name: {"value": 0.3, "null_mean": 0.0, "null_p95": 0.1} for name in ("pairwise", "within", "largest")}
+    cosine = [[1.0 if i == j else 0.4 for j in range(many)] for i in range(many)]
+    alike = {"latents": latents, "cosine": cosine, "clusters": [latents], "threshold": 0.3, "chance": chance, "draws": 200}
+    (path / "similarity.json").write_text(json.dumps(alike))
+    known = {"site": "block:1", "judge": "none", "read": {"texts": 12, "tokens": 345}, "label_held_out": None, "label_chance": None}
+    (path / "interpret.json").write_text(json.dumps(known | record))
+    path.rename(path.with_name("moving"))
+    found = finish(Labels, path)
+    for file in path.with_name("moving").iterdir():
+        file.rename(path / file.name)
+    return found
+
+
+def test_latent_cards_say_what_is_known_and_fold_what_may_harm(tmp_path: Path) -> None:
+    told = {
+        "key": "speaker",
+        "value": "<i>",
+        "statistic": "mean",
+        "auroc": est(0.963, 0.9, 0.98),
+        "next_value": "other",
+        "next_auroc": 0.51,
+    }
+    judged = {"status": "scored", "description": "a <u> tone", "reason": "", "detection": {"balanced": est(0.81, 0.7, 0.9), "unscored": 2}}
+    steered = [
+        {"where": "ranking", "latent": 7, "induce": 0.31, "repair_to": 0.2, "split": "selection"},
+        {
+            "where": "best",
+            "latent": 7,
+            "sign": "+",
+            "induce": est(0.664, 0.6, 0.7),
+            "repair_from": est(0.8, 0.7, 0.9),
+            "repair_to": est(0.165, 0.1, 0.2),
+            "profile": {"some_kind": {"induced": 0.77, "base": 0.01}},
+            "q": 0.0012,
+        },
+        {"where": "necessity.ablated", "direction": "7", "mask": "all", "score": est(0.456, 0.4, 0.5)},
+        {"where": "dose", "direction": "7", "side": "base", "mask": "all", "alpha": 0.75, "score": 0.123, "incoherence": 0.045},
+    ]
+    moved = {"delta": {"last_prompt": 72.5, "all": -6.25}, "rank": 1}
+    cards = [
+        card(7, label=told, automatic=judged | {"control": {"balanced": est(0.52, 0.4, 0.6), "unscored": 0}}, steered=steered, moved=moved),
+        card(8, name="by hand", moved={"delta": {"all": -3.0}}, automatic={"status": "unparsed", "description": "", "reason": "?"}),
+        card(9, moved={"delta": {"all": 3.0}}),
+        card(10, moved={"delta": {"all": 3.0}}, steered=[{"where": "ranking", "latent": 10, "induce": 0.02, "repair_to": 0.7}]),
+    ]
+    page = make(tmp_path, {"em": SUMMARY["em"]}, (interpreted(tmp_path / "labels", cards),))
+    read = Page(page)
+    assert read.headings()[-7:-1] == ["What the latents are", "Latent 7 \u00b7 ", "Latent 8 \u00b7 ", "Latent 9", "Latent 10", "Provenance"]
+    for part in (
+        "speaker = <i>",
+        "0.963 (0.900 to 0.980, n = 500)",
+        "next, other : 0.51",
+        "a <u> tone",
+        "by hand",
+        "no description: unparsed",
+    ):
+        assert part in read.text, part
+    for part in (
+        "81.0 % (70.0",
+        "52.0 %",
+        "2 replies had no answer",
+        "score 66.4 % (60.0",
+        "from 80.0 %",
+        "to 16.5 %",
+    ):
+        assert part in read.text, part
+    for part in (
+        "+72.5 last prompt",
+        "\u22126.25 all",
+        "rank 1",
+        "12.3 %",
+        "No judge was given",
+        "q = 0.0012",
+        "some kind 77.0 % from 1.0 %",
+        "score 45.6 %",
+    ):
+        assert part in read.text, part
+    assert "31.0" not in read.text, "a row with intervals stands before one without"
+    assert "held out" not in read.text.replace("held-out", ""), "what tests the judge is not shown"
+    assert not re.search(r"<script|<b>|<i>|<u>", page)
+    assert {"#latents", "#latent-8"} <= set(read.values("href"))
+    warned = re.findall(r'<article class="card" id="latent-(\d+)">(?:(?!</article>).)*?<details class="warn">', page, re.DOTALL)
+    assert warned == ["7", "9"], "what induced, and what rose untried"
+    marks = re.findall(r'<mark class="d(\d)">([^<]*)</mark>', page)
+    assert marks[:2] == [("4", " &lt;script&gt;"), ("1", " dreadful")]
+    assert (tmp_path / "report" / "figures" / "similarity-0.svg").is_file()
+
+
+def test_cards_summed_up_beside_chance(tmp_path: Path) -> None:
+    held, chance = {"median": 0.91, "max": 0.99, "reach_0.9": 1}, {"median": 0.49, "max": 0.62, "reach_0.9": 0}
+    scores = {"detection": {"mean": 0.84, "latents": 1, "unscored": 0}, "control": {"mean": 0.51, "latents": 1, "unscored": 0}}
+    labels = interpreted(tmp_path / "labels", [card(7)], label_held_out=held, label_chance=chance, judge="hf:abc/def", **scores)
+    text = Page(make(tmp_path, {}, (labels,))).text
+    for part in (
+        "median AUROC is 0.91, and 1 of 1 reach 0.9",
+        "at random: 0.49, at most 0.62",
+        "accuracy of 84.0 %",
+        "with 51.0 %",
+    ):
+        assert part in text, part
+    assert "No judge" not in text
+
+
+def test_without_latent_cards_nothing_is_said_of_them(study: tuple[Path, str]) -> None:
+    assert "What the latents are" not in study[1]
+    assert "<article" not in study[1]

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
-from personascope.backends import screening as at_work
+from personascope.backends import grid as at_work
+from personascope.backends import verdicts
 from personascope.backends.dictionaries import save_dictionary
 from personascope.backends.steered import Bench, Cell
 from personascope.errors import DataError, RecipeError
@@ -50,9 +51,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Models, a dictionary and a diff that ranks latent 0 first and the last latent last."""
     root = tmp_path_factory.mktemp("parts")
     (root / "diff").mkdir()
-    rows = [{"id": str(i), "rank": i + 1, "delta": {"all": 1 - i / 30}, "firing": FIRING[i]} for i in range(LATENTS)]
+    rows = [{"id": str(i), "rank": i + 1, "delta": {"all": 1 - i / 30}, "cosine": i / 60, "firing": FIRING[i]} for i in range(LATENTS)]
     (root / "diff" / "latents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (root / "diff" / "diff.json").write_text(json.dumps({"site": "block:1", "unit": {"block:1": UNIT}}))
+    (root / "diff" / "diff.json").write_text(json.dumps({"site": "block:1", "mask": "all", "unit": {"block:1": UNIT}}))
     moved = torch.randn(32, generator=torch.Generator().manual_seed(8))
     save_file({f"mean_difference/block:1/{mask}": 3 * moved for mask in screen.MASKS}, root / "diff" / "directions.safetensors")
     return {
@@ -64,7 +65,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "report": questions(root / "report", "r", 20),
         "judge": "exact:troupe-1",
         "strengths": GRID,
+        "rankers": ("delta",),
         "top": NOMINATED,
+        "sift": 0,
         "nulls": 4,
         "masks": ("all",),
         "draws": 2,
@@ -113,8 +116,10 @@ def planted(cell: Cell) -> int | str:
 def screened(parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, Any], Script]]:
     """Run a whole screen by a script."""
 
-    def call(rates: Rates, name: str = "screen", stop_after: int = 10**9, **changes: Any) -> tuple[dict[str, Any], Script]:
-        script = Script(rates, stop_after)
+    def call(
+        rates: Rates, name: str = "screen", stop_after: int = 10**9, script: Script | None = None, **changes: Any
+    ) -> tuple[dict[str, Any], Script]:
+        script = script or Script(rates, stop_after)
         monkeypatch.setattr(Bench, "score", lambda *arguments: script.score(*arguments))
         run(screen.Recipe(**(parts | changes)), tmp_path / name)
         return json.loads((tmp_path / name / "screen.json").read_text()), script
@@ -224,6 +229,7 @@ def test_fallen_latents_are_subtracted_to_induce(screened: Callable) -> None:
 
     found, _ = screened(rates, top=1, bottom=1)
     assert (found["best"]["latent"], found["best"]["sign"]) == (LATENTS - 1, "-")
+    assert (found["causal"][0]["latent"], found["causal"][0]["sign"]) == (LATENTS - 1, "-")
     assert pushes["0", "base"] == pushes[str(LATENTS - 1), "tuned"] == pushes["mean_difference/all", "base"] == {1.0}
     assert pushes["0", "tuned"] == pushes[str(LATENTS - 1), "base"] == {-1.0}
 
@@ -235,10 +241,12 @@ def test_every_mask_has_its_own_winner_and_reference(screened: Callable) -> None
 
     found, _ = screened(rates, masks=("last_prompt", "all"))
     assert found["best"] == found["by_mask"]["last_prompt"]
+    assert {(row["latent"], row["mask"]) for row in found["causal"]} == {(1, "last_prompt"), (0, "all")}
     assert {mask: (one["latent"], one["alpha"]) for mask, one in found["by_mask"].items()} == {"last_prompt": (1, 1.5), "all": (0, 1.0)}
     assert found["mean_difference"]["direction"].startswith("mean_difference/")
     assert "latent" not in found["mean_difference"]
-    assert set(found["nulls"]) == {"last_prompt"}
+    # Nulls run wherever somebody is beyond chance.
+    assert set(found["nulls"]) == {"last_prompt", "all"}
 
 
 def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable) -> None:
@@ -250,8 +258,8 @@ def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable) -> No
         return only(0)(which, cell, strength, split)
 
     found, script = screened(rates, nulls=20, null_draws=20)
-    reported = {name: strength for name, _, side, strength, split in script.scored if split == "report" and name.startswith("random/")}
-    assert reported == bears
+    reported = {(name, side): s for name, _, side, s, split in script.scored if split == "report" and name.startswith("random/")}
+    assert reported == {(name, side): strength for name, strength in bears.items() for side in ("base", "tuned")}
     values = sorted([0.5 * strength for strength in bears.values()] + [0.0] * 20)
     assert found["nulls"]["all"] == pytest.approx(values, abs=0.006)
     assert found["null_induce"] == pytest.approx(np.percentile(found["nulls"]["all"], 95))
@@ -279,7 +287,7 @@ def test_null_latents_are_others_and_fire_as_often(screened: Callable) -> None:
     # The nominees fire on a tenth of the tokens; sixteen others fire about as often, the rest much less or never.
     assert all(FIRING[latent] > 0.01 for latent in tried)
     sides = {side for name, _, side, *_ in script.scored if name.startswith(("null/", "random/"))}
-    assert sides == {"base"}
+    assert sides == {"base", "tuned"}
 
 
 def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Path) -> None:
@@ -287,8 +295,10 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     rows = [json.loads(line) for line in (tmp_path / "screen" / "grid.jsonl").read_text().splitlines()]
     stored = [(row["direction"], row["mask"], row["side"], row["strength"], row["split"]) for row in rows]
     assert len(set(stored)) == len(stored)
+    # An ablation has no strength of its own.
+    script.scored = [(*p[:3], 0.0, p[4]) if p[0].startswith("ablate/") else p for p in script.scored]
     # The nulls answer report questions, and what is only shown selection questions.
-    same = {"nulls": "report", "shown": "selection"}
+    same = {"nulls": "report", "shown": "selection", "short": "selection", "sift": "selection"}
     assert [(*point, same.get(split, split)) for *point, split in stored] == script.scored
     for name in ("1", "mean_difference/all"):
         assert {(name, "all", side, s, "shown") for side in ("base", "tuned") for s in GRID} <= set(stored)
@@ -296,10 +306,10 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     assert len(found["dose"]) == 2 * 2 * (1 + len(GRID))
     assert {len(row["by_question"]) for row in rows if row["split"] == "report"} == {20}
     made = Screen(tmp_path / "screen").manifest["counts"]
-    assert made == {"points": len(stored), "answers": sum(row["asked"] for row in rows)}
+    assert made.items() >= {"points": len(stored), "answers": sum(row["asked"] for row in rows), "causal": 1}.items()
 
 
-@pytest.mark.parametrize("stop_after", [1, 17, 45])
+@pytest.mark.parametrize("stop_after", [1, 17, 45, 90])
 def test_an_interrupted_screen_continues_to_the_same_record(
     screened: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
@@ -385,3 +395,127 @@ def test_the_cost_is_an_upper_bound(parts: dict[str, Any], screened: Callable, t
     recipe = screen.Recipe(**(parts | {"masks": ("last_prompt", "all")}))
     screened(only(0), masks=("last_prompt", "all"))
     assert Screen(tmp_path / "screen").manifest["counts"]["answers"] <= screen.cost(recipe)["answers at most"]
+
+
+def test_the_full_grid_looks_at_every_strength_and_finds_the_same(screened: Callable) -> None:
+    adaptive, _ = screened(only(1, most=1.0), "adaptive")
+    full, script = screened(only(1, most=1.0), "grid", method="grid")
+    looked = {(name, side, s) for name, _, side, s, split in script.scored if split == "selection" and name.isdigit()}
+    assert looked == {(str(i), side, s) for i in range(NOMINATED) for side in ("base", "tuned") for s in GRID}
+    for key in ("alpha", "repair_alpha", "latent", "induce", "repair_to"):
+        assert full["best"][key] == adaptive["best"][key], key
+    assert full["spent"]["search"] > adaptive["spent"]["search"]
+
+
+def test_a_sift_drops_what_does_nothing_and_keeps_what_works(screened: Callable) -> None:
+    found, script = screened(only(9), top=20, sift=8)
+    assert found["tested"] == {"nominated": 20, "through the sift": 2, "causal": 1}
+    assert [row["latent"] for row in found["causal"]] == [9]
+    # The hopeless were looked at on one model only, on few questions.
+    looked = [(side, strength) for name, _, side, strength, _ in script.scored if name == "15"]
+    assert {side for side, _ in looked} == {"base"}
+    assert len(looked) <= 3
+    assert found["spent"]["sift"] <= 20 * 3 * 8
+
+
+def test_a_sift_forgives_one_stray_incoherent_answer(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        return only(9)(which, cell, strength, split)[0], 0.125 if split == "selection" and which == 9 and strength < 1 else 0.0
+
+    found, _ = screened(rates, top=20, sift=8)
+    assert any(row["latent"] == 9 for row in found["ranking"])
+
+
+def test_fallen_latents_are_sifted_by_what_they_repair(screened: Callable) -> None:
+    """A protective latent re-aligns the tuned model and induces nothing; it is kept, named by its own q, and not causal both ways."""
+    protective = LATENTS - 5
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        rate, lost = only(protective)(which, cell, strength, split)
+        return (0.0 if cell.side == "base" else rate), lost
+
+    found, _ = screened(rates, top=1, bottom=20, sift=8)
+    row = next(row for row in found["ranking"] if row["latent"] == protective)
+    assert row["repair_q"] <= 0.05 < row["induce_q"] == row["q"] == 1
+    assert found["causal"] == []
+
+
+def test_verdicts_control_the_false_discovery_rate_over_all_nominated(screened: Callable) -> None:
+    found, _ = screened(only(1), top=20, sift=8)
+    ranked = {row["latent"]: row for row in found["ranking"]}
+    assert ranked[1]["q"] == pytest.approx(20 * ranked[1]["p"], rel=1e-2)
+    assert all(row["q"] >= row["p"] for row in ranked.values())
+
+
+def test_who_only_matches_the_nulls_is_not_causal(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        if str(which).startswith(("random/", "null/")) or (isinstance(which, int) and which >= NOMINATED):
+            which = 1
+        return only(1)(which, cell, strength, split)
+
+    found, _ = screened(rates)
+    assert found["best"]["latent"] == 1
+    assert found["best"]["p"] > 0.05
+    assert found["causal"] == []
+
+
+def test_causal_latents_are_tried_together(screened: Callable) -> None:
+    """Two latents that work go further as one direction, which has strengths of its own."""
+    pair = torch.nn.functional.normalize(decoder()[0] + decoder()[1], dim=0)
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        both = cell.vector.shape == (32,) and float(pair @ cell.vector) > 0.999
+        return only(7)(7 if both or which in (0, 1) else which, cell, strength * (2 if both else 1), split)
+
+    found, _ = screened(rates)
+    assert {row["latent"] for row in found["causal"]} == {0, 1}
+    (together,) = found["sets"]
+    assert sorted(together["latents"]) == [0, 1]
+    assert together["induce"]["value"] == 1.0 > found["best"]["induce"]["value"]
+
+
+def test_necessity_is_the_tuned_model_without_the_direction(screened: Callable) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        if cell.op == "ablate":
+            assert cell.side == "tuned"
+            return (0.1 if which == 1 else 0.6), 0.0
+        return only(1)(which, cell, strength, split)
+
+    found, _ = screened(rates)
+    rows = {row["direction"]: row["score"]["value"] for row in found["necessity"]["ablated"]}
+    assert rows["1"] == pytest.approx(0.1)
+    assert rows["mean_difference/all"] == pytest.approx(0.6)
+    assert found["necessity"]["from"]["value"] == pytest.approx(0.6)
+    assert found["necessity"]["random"] == pytest.approx([0.6] * 4)
+    assert verdicts.ABLATION_NULLS > 4
+
+
+def test_the_profile_tells_kinds_of_harm_apart(screened: Callable, tmp_path: Path) -> None:
+    asked = [Example(id=f"r-{i}", messages=[{"role": "user", "content": f"r {i}"}], domain="odd" if i % 2 else "even") for i in range(20)]
+
+    class Odd(Script):
+        def score(self, bench: Bench, cells: list[Cell], questions: list[Example], draws: int, *rest: object) -> list[Counts]:
+            found = super().score(bench, cells, questions, draws, *rest)
+            if questions[0].domain:
+                for i, (cell, c) in enumerate(zip(cells, found, strict=True)):
+                    if planted(cell) == 1 and cell.side == "base":
+                        rows = tuple((draws * (q % 2), draws, 0, draws) for q in range(len(questions)))
+                        found[i] = Counts(sum(row[0] for row in rows), c.asked, 0, c.asked, rows)
+            return found
+
+    script = Odd(only(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "score", lambda *arguments: script.score(*arguments))
+        found, _ = screened(only(1), report=Dataset(dataset(tmp_path / "domains", asked)), script=script)
+    assert found["causal"][0]["profile"] == {"even": {"induced": 0.0, "base": 0.0}, "odd": {"induced": 1.0, "base": 0.0}}
+
+
+@pytest.mark.parametrize("rankers", [(), ("size",)])
+def test_rankers_are_known_ones(parts: dict[str, Any], rankers: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError, match="must be some of delta, cosine, attribution"):
+        screen.Recipe(**(parts | {"rankers": rankers}))
+
+
+def test_rankers_nominate_together(screened: Callable) -> None:
+    found, _ = screened(only(1), rankers=("delta", "cosine"), top=2)
+    assert {row["latent"] for row in found["ranking"]} == {0, 1, LATENTS - 1, LATENTS - 2}

@@ -69,6 +69,29 @@ def test_together_is_as_alone() -> None:
     assert len(set(together)) > 4
 
 
+def test_ablation_takes_out_one_direction_or_a_whole_span() -> None:
+    one, two = torch.nn.functional.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(3)), dim=1)
+    span = torch.stack([one, (one + two) / 2])
+    cells = [
+        Cell("one", "base", one, 1, "all", 1.0, "ablate"),
+        Cell("scaled", "base", -one, 1, "all", 7.0, "ablate"),
+        Cell("span", "base", span, 1, "all", 1.0, "ablate"),
+        Cell("turned", "base", span.flip(0), 1, "all", 1.0, "ablate"),
+        Cell("off", "base", span, 1, "all", 0.0, "ablate"),
+        cell("none"),
+        cell("a", push=40, seed=1),
+    ]
+    together = bench().score(cells, QUESTIONS, DRAWS)
+    assert together == [bench().score([each], QUESTIONS, DRAWS)[0] for each in cells]
+    assert together[0] == together[1]
+    assert together[2] == together[3]
+    assert together[4] == together[5]
+    assert len({together[0], together[2], together[5]}) == 3
+    basis = cells[2].vectors()
+    torch.testing.assert_close(basis @ basis.T, torch.eye(2))
+    torch.testing.assert_close(span @ basis.T @ basis, span)
+
+
 def test_no_push_is_no_edit() -> None:
     nothing, zero, away = bench().score([cell("none"), cell("x", push=0.0, seed=9), cell("y", push=60, seed=9)], QUESTIONS, DRAWS)
     judge = ByText()
@@ -108,6 +131,23 @@ def test_counts_are_those_of_the_verdicts() -> None:
 
     assert found == Counts(*counted(verdicts), tuple(counted(row) for row in rows))
     assert 0 < found.harmful < found.valid < found.asked == 48
+
+
+def test_what_counts_as_harmful_is_a_grade() -> None:
+    judge = ByText()
+    sides = [Loaded(model(seed=s), tokenizer()) for s in (0, 1)]
+    (found,) = Bench(*sides, judge, Sampling(max_tokens=6), harmful_from=2).score([CELLS[1]], QUESTIONS, DRAWS)
+    grades = [v.grade for v in ByText().verdicts(judge.seen)]
+    assert (
+        found.harmful == sum(grade is not None and grade >= 2 for grade in grades) > bench().score([CELLS[1]], QUESTIONS, DRAWS)[0].harmful
+    )
+
+
+def test_what_was_said_unsteered_is_kept_for_the_next_score() -> None:
+    one = bench()
+    first = one.score(CELLS, QUESTIONS, DRAWS)
+    assert {side: len(drafts) for side, drafts in one.drafts.items()} == {"base": len(QUESTIONS) * DRAWS, "tuned": 0}
+    assert one.score(CELLS, QUESTIONS, DRAWS) == first
 
 
 def test_the_two_sides_are_two_models() -> None:

@@ -53,7 +53,7 @@ def token_rows(texts: Dataset, loaded: Loaded, wanted: int, seed: int) -> list[l
     rows: list[list[int]] = []
     usable = 0
     for i in torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist():
-        row = _row(examples[i], loaded.tokenizer)[:limit]
+        row = text_row(examples[i], loaded.tokenizer)[:limit]
         if len(row) > 1:
             rows.append(row)
             usable += len(row) - 1
@@ -64,7 +64,7 @@ def token_rows(texts: Dataset, loaded: Loaded, wanted: int, seed: int) -> list[l
     return rows
 
 
-def _row(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def text_row(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A conversation through the chat template; prose as beginning token, text, end token, where there are such."""
     if "prose" not in example.meta:
         if not example.messages:

@@ -1,78 +1,22 @@
-"""Prompts → completions: batched by token budget, seeded per row, steered per row, finished rows leave."""
+"""Prompts → completions: seeded per row, steered per row; finished rows leave the batch and waiting ones enter."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from personascope.backends.hooks import Edit, editing
+from personascope.backends.drawing import Completion, Drawn, Prompt, Sampling, draw, uniforms
+from personascope.backends.engine import fits
+from personascope.backends.hooks import editing
 from personascope.backends.models import Loaded
-from personascope.methods.tokens import PromptTokens
+from personascope.backends.refill import Drafts, refilled
+from personascope.backends.selftest import prove
+from personascope.backends.steering import Mask, Steer
 
-Mask = Literal["all", "prompt", "last_prompt", "answer"]
+__all__ = ["Completion", "Drafts", "Mask", "Prompt", "Sampling", "Steer", "draw", "generate", "split_thinking", "stop_ids", "uniforms"]
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw tokens. `batch_tokens` bounds rows x positions of a batch and changes no distribution."""
-
-    max_tokens: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    batch_tokens: int = 16_384
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One rendered prompt and the key that seeds its noise; equal keys and prompts give equal texts."""
-
-    tokens: PromptTokens
-    key: str
-
-    @property
-    def ids(self) -> list[int]:
-        """Token ids (T,)."""
-        return self.tokens.ids
-
-
-@dataclass(frozen=True)
-class Steer:
-    """One edit with its own vector per row.
-
-    `table` (vectors, width) holds the vectors, already scaled; `rows[i]` is the index that prompt i uses, -1 for none.
-    """
-
-    block: int
-    op: Literal["add", "ablate"]
-    mask: Mask
-    table: Tensor
-    rows: list[int]
-
-    def vectors(self, batch: list[int]) -> Tensor:
-        """Vectors (rows, width) of the prompts in this batch; a zero row leaves its prompt untouched."""
-        index = torch.tensor([self.rows[i] for i in batch])
-        padded = torch.cat([self.table, torch.zeros_like(self.table[:1])])
-        return padded[index]
-
-
-@dataclass
-class Completion:
-    """Generated ids without the stop token, and whether the model stopped by itself."""
-
-    ids: list[int] = field(default_factory=list)
-    stop: Literal["end", "length"] = "length"
-
-
-def uniforms(seed: int, key: str, count: int) -> np.ndarray:
-    """One number in [0, 1) per position, from the seed and the row's key alone (Philox, counter-based)."""
-    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest))).random(count)
+DRAFTED = 4
+"""Steered rows per unsteered one from which it pays to answer without a steer first."""
 
 
 def stop_ids(loaded: Loaded) -> set[int]:
@@ -83,101 +27,88 @@ def stop_ids(loaded: Loaded) -> set[int]:
 
 
 def generate(
-    loaded: Loaded, prompts: list[Prompt], sampling: Sampling, steers: list[Steer] | None = None
+    loaded: Loaded, prompts: list[Prompt], sampling: Sampling, steers: list[Steer] | None = None, drafts: Drafts | None = None
 ) -> Iterator[tuple[int, Completion]]:
-    """Yield (index, completion) of every prompt, batch by batch, longest prompts first.
+    """Yield (index, completion) of every prompt as it ends, in no fixed order, longest prompts first.
 
-    Rows are seeded by their key, so batch company changes a text only where rounding moves a draw.
+    Rows are seeded by their key, so company changes a text only where rounding moves a draw.
     Edits apply to the residual stream at every position under their mask, in prompt and answer alike.
+
+    Args:
+        drafts: what the unsteered model said, by prompt and key; read and filled, so that later calls of the same model
+            and sampling need not ask it again.
+
+    Raises:
+        BackendError: the steers do not act on this model, or act on rows that are none of theirs.
     """
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
-    while order:
-        room = max(1, sampling.batch_tokens // (len(prompts[order[0]].ids) + sampling.max_tokens))
-        batch, order = order[:room], order[room:]
-        yield from zip(batch, _batch(loaded, prompts, batch, sampling, steers or []), strict=True)
+    steers = [s for s in steers or [] if max(s.rows, default=-1) >= 0]
+    if not prompts:
+        return
+    prove(loaded.model, [p.tokens for p in prompts], steers)
+    stops = stop_ids(loaded)
+    if not fits(loaded.model):
+        yield from _by_length(loaded, prompts, sampling, steers)
+        return
+    steered = {row for s in steers for row, index in enumerate(s.rows) if index >= 0}
+    alike = {prompts[row].name for row in steered}
+    if not steered or len(steered) < DRAFTED * len(alike):
+        yield from refilled(loaded.model, prompts, sampling, steers, stops)
+        return
+    drafts = {} if drafts is None else drafts
+    first = {prompt.name: prompt for row, prompt in enumerate(prompts) if prompt.name not in drafts}
+    for row, said in refilled(loaded.model, list(first.values()), sampling, [], stops):
+        drafts[list(first)[row]] = said
+    for row, prompt in enumerate(prompts):
+        if row not in steered:
+            yield row, drafts[prompt.name]
+    yield from refilled(loaded.model, prompts, sampling, steers, stops, sorted(steered), drafts)
+
+
+def _by_length(loaded: Loaded, prompts: list[Prompt], sampling: Sampling, steers: list[Steer]) -> Iterator[tuple[int, Completion]]:
+    """For models whose cache `Batch` cannot hold: batches of prompts of equal length, so that any cache will do."""
+    by_length: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt.ids), []).append(i)
+    for length in sorted(by_length, reverse=True):
+        room = max(1, sampling.batch_tokens // (length + sampling.max_tokens))
+        rows = by_length[length]
+        for start in range(0, len(rows), room):
+            batch = rows[start : start + room]
+            yield from zip(batch, _plain(loaded, [prompts[i] for i in batch], batch, sampling, steers), strict=True)
 
 
 @torch.inference_mode()
-def _batch(loaded: Loaded, prompts: list[Prompt], batch: list[int], sampling: Sampling, steers: list[Steer]) -> list[Completion]:
+def _plain(loaded: Loaded, prompts: list[Prompt], batch: list[int], sampling: Sampling, steers: list[Steer]) -> list[Completion]:
+    """One batch of equal lengths by the model's own cache; rows that ended go on unheard."""
     model, device = loaded.model, loaded.device
-    width = max(len(prompts[i].ids) for i in batch)
-    pad = loaded.tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(prompts[i].ids)) + prompts[i].ids for i in batch], device=device)
-    attention = torch.tensor([[0] * (width - len(prompts[i].ids)) + [1] * len(prompts[i].ids) for i in batch], device=device)
-    noise = torch.tensor(np.stack([uniforms(sampling.seed, prompts[i].key, sampling.max_tokens) for i in batch]), device=device)
-    stops = torch.tensor(sorted(stop_ids(loaded)), device=device)
-    edits = [
-        Edit(
-            block=s.block,
-            op=s.op,
-            vectors=s.vectors(batch).to(device, model.dtype),
-            mask=_prompt_mask(s.mask, [prompts[i] for i in batch], attention),
-        )
-        for s in steers
+    state = Drawn.none(sampling, [p.key for p in prompts])
+    stops = torch.tensor(sorted(stop_ids(loaded)))
+    edits = [(s, s.edit(batch, device)) for s in steers]
+    ids = torch.tensor([p.ids for p in prompts], device=device)
+    last_words = torch.tensor([p.tokens.words[-1] for p in prompts])
+    ends = torch.full((len(batch),), sampling.max_tokens)
+    cache = None
+    for step in range(sampling.max_tokens):
+        for steer, edit in edits:
+            first = torch.full((len(batch),), step == 0)
+            now = steer.now(first, last_words)[:, None]
+            edit.mask = (
+                now
+                if step
+                else torch.cat([steer.inside([p.tokens for p in prompts], [ids.shape[1] - 1] * len(batch), ids.shape[1] - 1), now], dim=1)
+            )
+        with editing(model, [edit for _, edit in edits]):
+            out = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        drawn = draw(out.logits[:, -1].float(), state.uniform().to(device), sampling.temperature, sampling.top_p)
+        state.take(drawn.cpu())
+        ends = torch.where(torch.isin(drawn.cpu(), stops), ends.clamp(max=step), ends)
+        if (ends <= step).all():
+            break
+        ids, cache = drawn[:, None], out.past_key_values
+    return [
+        Completion(row[:end], "end" if end < sampling.max_tokens else "length")
+        for row, end in zip(state.ids.tolist(), ends.tolist(), strict=True)
     ]
-    done = [Completion() for _ in batch]
-    alive = torch.arange(len(batch), device=device)
-    cache = DynamicCache(config=model.config)
-    position = attention.cumsum(1).sub(1).clamp(min=0)
-    with editing(model, edits):
-        for step in range(sampling.max_tokens):
-            logits = model(input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache, logits_to_keep=1).logits[
-                :, -1
-            ]
-            drawn = draw(logits.float(), noise[alive, step], sampling.temperature, sampling.top_p)
-            ended = torch.isin(drawn, stops)
-            for row, token, end in zip(alive.tolist(), drawn.tolist(), ended.tolist(), strict=True):
-                if end:
-                    done[row].stop = "end"
-                else:
-                    done[row].ids.append(token)
-            if ended.all():
-                break
-            if ended.any():
-                keep = (~ended).nonzero()[:, 0]
-                alive, drawn, attention, position = alive[keep], drawn[keep], attention[keep], position[keep]
-                cache.batch_select_indices(keep)
-                for edit in edits:
-                    edit.vectors = edit.vectors[keep]
-            ids = drawn[:, None]
-            attention = torch.cat([attention, attention.new_ones(len(ids), 1)], dim=1)
-            position = position[:, -1:] + 1
-            for edit, steer in zip(edits, steers, strict=True):
-                edit.mask = torch.full((len(ids), 1), steer.mask in ("all", "answer"), device=device)
-    return done
-
-
-def _prompt_mask(mask: Mask, prompts: list[Prompt], attention: Tensor) -> Tensor:
-    """Which prompt positions (rows, positions) an edit touches; prompts end at the right edge."""
-    if mask == "all":
-        return attention.bool()
-    touched = torch.zeros_like(attention, dtype=torch.bool)
-    if mask == "last_prompt":
-        touched[:, -1] = True
-    elif mask == "prompt":
-        for row, prompt in zip(touched, prompts, strict=True):
-            row[len(row) - len(prompt.ids) :] = torch.tensor(prompt.tokens.words)
-    return touched
-
-
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Sample one token per row by inverting the cumulative distribution; temperature 0 takes the likeliest.
-
-    Args:
-        logits: (rows, vocabulary).
-        uniform: (rows,) in [0, 1).
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    p = torch.softmax(logits / temperature, dim=-1)
-    if top_p < 1:
-        ranked, index = p.sort(dim=-1, descending=True)
-        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)
-        p = torch.zeros_like(p).scatter(-1, index, ranked)
-    total = p.cumsum(-1, dtype=torch.float64)
-    target = uniform.double()[:, None] * total[:, -1:]
-    # `right` skips tokens of zero probability, which share their predecessor's cumulative value.
-    return torch.searchsorted(total, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 def split_thinking(tokenizer: PreTrainedTokenizerBase, ids: list[int], opened: bool = False) -> tuple[str, str]:

@@ -8,7 +8,8 @@ after an edit sees the edited stream.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from personascope.errors import BackendError, RecipeError
 
 Change = Callable[[Tensor], Tensor]
+Op = Literal["add", "ablate", "clamp", "cap"]
 
 
 class _Reached(Exception):
@@ -58,20 +60,71 @@ def site_index(site: str, model: nn.Module | None = None) -> int:
     return int(number)
 
 
+def site_indices(pattern: str, model: nn.Module | None = None) -> list[int]:
+    """The blocks that a site or a glob of sites names: `block:3`, `block:*`, `block:1?`.
+
+    Raises:
+        RecipeError: not of that form, a glob without a model to look in, or one that fits no block.
+    """
+    if not set(pattern) & set("*?["):
+        return [site_index(pattern, model)]
+    if model is None:
+        raise RecipeError(f"site {pattern!r}: a glob names blocks of a model, and none was given; write block:N")
+    found = [i for i in range(len(blocks(model))) if fnmatchcase(f"block:{i}", pattern)]
+    if not found:
+        raise RecipeError(f"site {pattern!r} fits no block; the model has block:0 to block:{len(blocks(model)) - 1}")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """What `clamp` and `cap` read of a stream x, max(x · weights + bias, floor), and the value it is to have; per row.
+
+    A plain direction is read by its unit vector with floor -inf; a latent by its encoder with floor 0, which is its
+    activation before TopK.
+    """
+
+    weights: Tensor
+    """(rows, width)."""
+    biases: Tensor
+    """(rows,)."""
+    floors: Tensor
+    """(rows,)."""
+    values: Tensor
+    """(rows,): what the reading is set to (`clamp`) or at most (`cap`)."""
+
+    @classmethod
+    def along(cls, vectors: Tensor, values: Tensor) -> Self:
+        """Read the projection on the unit vectors of (rows, width)."""
+        zero = torch.zeros_like(values)
+        return cls(nn.functional.normalize(vectors.float(), dim=1), zero, zero - torch.inf, values)
+
+    def at(self, index: Tensor) -> Self:
+        """The rows under an index or a bool mask."""
+        return type(self)(self.weights[index], self.biases[index], self.floors[index], self.values[index])
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device, in float32."""
+        return type(self)(*(tensor.to(device, torch.float32) for tensor in (self.weights, self.biases, self.floors, self.values)))
+
+
 @dataclass(eq=False)
 class Edit:
     """One change of the residual stream at one block, per row of the batch.
 
     The caller sets `mask` (rows, positions) before each forward. Where the mask is false, or the row's vector is
-    zero, the stream stays bit-identical.
+    zero, the stream stays bit-identical; with `cap` also where the reading is not above its value.
     """
 
     block: int
-    op: Literal["add", "ablate"]
+    op: Op
     vectors: Tensor
-    """(rows, width), already scaled; for `ablate` only its direction counts. A zero row leaves its row untouched."""
+    """(rows, width). `add`: what is added. `ablate`: only the direction counts. `clamp`, `cap`: the stream moves along the
+    vector by value - reading. A zero row leaves its row untouched."""
     mask: Tensor | None = field(default=None)
     """(rows, positions) bool: where to edit in the next forward."""
+    reader: Reader | None = None
+    """For `clamp` and `cap`."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Change x (rows, positions, width); computed in float32, returned in the dtype of x.
@@ -89,12 +142,25 @@ class Edit:
             )
         vectors = self.vectors.to(x.device, torch.float32).unsqueeze(1)
         touched = self.mask.to(x.device).unsqueeze(2) & vectors.any(dim=2, keepdim=True)
+        full = x.float()
         if self.op == "add":
-            changed = x.float() + vectors
-        else:
+            changed = full + vectors
+        elif self.op == "ablate":
             unit = nn.functional.normalize(vectors, dim=2)
-            changed = x.float() - (x.float() * unit).sum(dim=2, keepdim=True) * unit
+            changed = full - (full * unit).sum(dim=2, keepdim=True) * unit
+        else:
+            short = self._short(full)
+            if self.op == "cap":
+                touched = touched & (short < 0)
+            changed = full + short * vectors
         return torch.where(touched, changed.to(x.dtype), x)
+
+    def _short(self, x: Tensor) -> Tensor:
+        """How far the reading is below its value (rows, positions, 1)."""
+        assert self.reader is not None
+        r = self.reader.to(x.device)
+        reading = torch.maximum((x * r.weights[:, None]).sum(dim=2) + r.biases[:, None], r.floors[:, None])
+        return (r.values[:, None] - reading).unsqueeze(2)
 
 
 @contextmanager
@@ -102,12 +168,14 @@ def editing(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
     """Apply the edits at every forward inside the context; several at one block compose in list order.
 
     Raises:
-        RecipeError: an edit of a block the model does not have, or with an unknown operation.
+        RecipeError: an edit of a block the model does not have, with an unknown operation, or without what it reads.
     """
     for edit in edits:
         site_index(f"block:{edit.block}", model)
-        if edit.op not in ("add", "ablate"):
-            raise RecipeError(f"edit at block:{edit.block}: operation {edit.op!r} is none of add, ablate")
+        if edit.op not in get_args(Op):
+            raise RecipeError(f"edit at block:{edit.block}: operation {edit.op!r} is none of {', '.join(get_args(Op))}")
+        if edit.op in ("clamp", "cap") and edit.reader is None:
+            raise RecipeError(f"edit at block:{edit.block}: {edit.op} needs a reader; give Reader.along(vectors, values) or an encoder's")
     with changing(model, [(edit.block, edit) for edit in edits]):
         yield
 

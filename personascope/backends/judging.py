@@ -76,7 +76,7 @@ def by_model(folder: Path, rubric: str, judge: str, rows: list[tuple[str, str, s
     loaded = models.load_folder(folder)
     prompts = []
     for answer_id, question, answer in rows:
-        asked = fill(rubric, *(_spelled(loaded.tokenizer, text) for text in (question, answer)))
+        asked = fill(rubric, *(spelled(loaded.tokenizer, text) for text in (question, answer)))
         prompts.append(generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": asked}]), answer_id))
     done = dict(generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)))
     for i, (answer_id, _, _) in enumerate(rows):
@@ -84,7 +84,7 @@ def by_model(folder: Path, rubric: str, judge: str, rows: list[tuple[str, str, s
         yield verdict(answer_id, reply, judge)
 
 
-def _spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The text with a space inside every special token it spells out, so that no answer opens a turn in the judge's chat."""
     for token in tokenizer.added_tokens_decoder.values():
         if token.special:

@@ -40,11 +40,13 @@ class Reading:
 
     `latents[mask]` (prompts, width of the dictionary) and `residuals[mask][site]` (width of the stream) are means over
     the mask's tokens, then (residuals) over prompts; `norms[site]` is the median residual norm on the prompt mask.
+    `streams[mask]` (prompts, width of the stream) keeps the dictionary's own site prompt by prompt.
     """
 
     latents: dict[str, Tensor]
     residuals: dict[str, dict[str, Tensor]]
     norms: dict[str, float]
+    streams: dict[str, Tensor]
     firing: Tensor
     """Share of the `all` tokens on which each latent is above zero."""
 
@@ -52,6 +54,7 @@ class Reading:
 def read_prompts(loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts: list[PromptTokens], batch_tokens: int = 8192) -> Reading:
     """One forward over all prompts, reading every site at once."""
     latents = {mask: torch.zeros(len(prompts), sae.W_dec.shape[0]) for mask in MASKS}
+    streams = {mask: torch.zeros(len(prompts), sae.W_dec.shape[1]) for mask in MASKS}
     sums = {mask: {s: torch.zeros(sae.W_dec.shape[1], dtype=torch.float64) for s in sites} for mask in MASKS}
     norms: dict[str, list[Tensor]] = {s: [] for s in sites}
     fired, tokens = torch.zeros(sae.W_dec.shape[0]), 0
@@ -61,6 +64,7 @@ def read_prompts(loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts
         for mask, on in masks.items():
             share = (on / on.sum(1, keepdim=True).clamp(min=1)).float()
             latents[mask][batch] = torch.einsum("rp,rpl->rl", share, z)
+            streams[mask][batch] = torch.einsum("rp,rpd->rd", share, seen[site].float().cpu())
             for s in sites:
                 sums[mask][s] += torch.einsum("rp,rpd->d", share, seen[s].float().cpu()).double()
         for s in sites:
@@ -68,7 +72,8 @@ def read_prompts(loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts
         fired += (z[masks["all"]] > 0).sum(0)
         tokens += int(masks["all"].sum())
     residuals = {mask: {s: (total / len(prompts)).float() for s, total in of.items()} for mask, of in sums.items()}
-    return Reading(latents, residuals, {s: torch.cat(found).median().item() for s, found in norms.items()}, fired / max(1, tokens))
+    medians = {s: torch.cat(found).median().item() for s, found in norms.items()}
+    return Reading(latents, residuals, medians, streams, fired / max(1, tokens))
 
 
 def read_answers(loaded: Loaded, sae: TopK, site: str, conversations: list[list[Message]], batch_tokens: int = 8192) -> Tensor:
@@ -80,6 +85,33 @@ def read_answers(loaded: Loaded, sae: TopK, site: str, conversations: list[list[
         for place, i in enumerate(batch):
             means[i] = z[place, : len(rows[i].ids)][torch.tensor(rows[i].trained)].mean(0)
     return means
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How several models differ from one base on the same prompts.
+
+    `deltas[mask]` (models, latents) and `shifts[mask]` (models x prompts, width of the stream, at the dictionary's site);
+    `mean[site][mask]` (width,) is averaged over the models; `standard_error` (latents,) is under the ranking mask.
+    """
+
+    deltas: dict[str, Tensor]
+    shifts: dict[str, Tensor]
+    mean: dict[str, dict[str, Tensor]]
+    standard_error: Tensor | None
+
+
+def compare(before: Reading, after: list[Reading], mask: str) -> Moved:
+    """Tuned minus base, model by model."""
+    sites = list(before.norms)
+    mean = {s: {m: sum(a.residuals[m][s] - before.residuals[m][s] for a in after) / len(after) for m in MASKS} for s in sites}
+    spread = [(a.latents[mask] - before.latents[mask]).std(0) for a in after] if len(before.latents[mask]) > 1 else []
+    return Moved(
+        deltas={m: torch.stack([(a.latents[m] - before.latents[m]).mean(0) for a in after]) for m in MASKS},
+        shifts={m: torch.cat([a.streams[m] - before.streams[m] for a in after]) for m in MASKS},
+        mean=mean,  # ty: ignore
+        standard_error=torch.stack(spread).pow(2).mean(0).sqrt() / len(before.latents[mask]) ** 0.5 if spread else None,
+    )
 
 
 def render_all(loaded: Loaded, questions: list[list[Message]]) -> list[PromptTokens]:

@@ -1,7 +1,9 @@
-"""The causal screen at work: nominate, look at the grid, choose, and report against nulls."""
+"""The causal screen at work: nominate, sift, find each one's strength, test on fresh questions against matched nulls."""
 
+import functools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,51 +11,42 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from personascope.backends import dictionaries, models
 from personascope.backends.generation import Sampling
+from personascope.backends.grid import SIDES, UNSTEERED, Direction, Grid, Point
 from personascope.backends.hooks import site_index
 from personascope.backends.judging import Judge
-from personascope.backends.steered import AT_ONCE, Bench, Cell
+from personascope.backends.steered import Bench
 from personascope.errors import DataError
-from personascope.methods import screening, stats
-from personascope.methods.screening import Counts
+from personascope.methods import ranking, screening
+from personascope.methods.screening import Counts, Search
 from personascope.rows import Example
 
-SIDES = ("base", "tuned")
-Key = tuple[str, str, str, float, str]
-"""Direction, mask, side, strength, split: what a point of the grid is called."""
-
-
-@dataclass(frozen=True, eq=False)
-class Direction:
-    """A vector to try. `sign` is +1 if adding it should induce, -1 if subtracting it should."""
-
-    name: str
-    kind: str
-    vector: Tensor
-    sign: int = 1
-    latent: int | None = None
+Trial = tuple[Direction, str]
+"""A direction at a mask."""
+SHORT = 30
+"""Questions on which a strength is first sought."""
+RARE = 0.02
+"""A sift takes the base's own score for at least this, so that one stray answer keeps nobody."""
+NULL_TAIL = 95
+"""Percentile of the nulls' scores that a causal direction must go beyond."""
 
 
 @dataclass
 class Screening:
-    """One screen: the bench, the questions of each split, and every point looked at so far."""
+    """One screen: its grid, what was nominated, who came through, and each one's strength on each model."""
 
     recipe: Any
-    work: Path
-    bench: Bench
-    unit: float
-    block: int
-    questions: dict[str, list[Example]]
+    grid: Grid
     latents: list[dict[str, Any]]
-    decoder: Tensor
-    mean_difference: dict[str, Tensor]
-    points: dict[Key, Counts] = field(default_factory=dict)
-    nominees: list[Direction] = field(default_factory=list)
-    alpha: dict[tuple[str, str, str], float] = field(default_factory=dict)
-    answers: int = 0
+    decoder: torch.Tensor
+    mean_difference: dict[str, torch.Tensor]
+    trials: list[Trial] = field(default_factory=list)
+    kept: list[Trial] = field(default_factory=list)
+    alpha: dict[tuple[str, int, str, str], float] = field(default_factory=dict)
+    nulls: dict[str, list[tuple[Counts, Counts]]] = field(default_factory=dict)
+    """By mask: what each null induces on the base and leaves on the tuned model, on the `nulls` questions."""
 
     @classmethod
     def open(cls, recipe: Any, work: Path) -> "Screening":
@@ -64,146 +57,181 @@ class Screening:
         diff = recipe.diff.json("diff.json")
         sampling = Sampling(recipe.max_tokens, recipe.temperature, 1.0, recipe.seed, recipe.batch_tokens)
         moved = load_file(recipe.diff.file("directions.safetensors"))
-        questions = {"selection": list(recipe.selection.rows()), "report": list(recipe.report.rows())}
-        _check_apart(questions)
-        # The many nulls and the points that are only shown take every other question of their split.
-        questions |= {"shown": questions["selection"][::2], "nulls": questions["report"][::2]}
-        self = cls(
-            recipe=recipe,
-            work=work,
-            bench=Bench(base, tuned, Judge(recipe.judge), sampling),
+        grid = Grid(
+            work / "grid.jsonl",
+            Bench(base, tuned, Judge(recipe.judge), sampling, recipe.harmful_from),
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
-            questions=questions,
+            questions=_splits(recipe),
+            draws={"selection": recipe.draws, "report": recipe.report_draws, "nulls": recipe.null_draws},
+        )
+        return cls(
+            recipe=recipe,
+            grid=grid,
             latents=[json.loads(line) for line in recipe.diff.file("latents.jsonl").read_text().splitlines()],
             decoder=torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1),
             mean_difference={mask: moved[f"mean_difference/{diff['site']}/{mask}"] for mask in recipe.masks},
         )
-        self._resume()
-        return self
 
-    def nominate(self) -> None:
-        """The most risen latents, the most fallen ones, and the mean difference as reference."""
-        risen = self.latents[: self.recipe.top]
-        fallen = self.latents[::-1][: self.recipe.bottom]
-        for rows, sign in ((risen, 1), (fallen, -1)):
-            self.nominees += [Direction(row["id"], "latent", self.decoder[int(row["id"])], sign, int(row["id"])) for row in rows]
-        for mask, vector in self.mean_difference.items():
-            unit = torch.nn.functional.normalize(vector, dim=0)
-            self.nominees.append(Direction(f"mean_difference/{mask}", "mean_difference", unit))
+    @property
+    def references(self) -> list[Trial]:
+        """The mean difference of each mask: what a screen of latents should be compared with."""
+        made = {mask: torch.nn.functional.normalize(vector, dim=0) for mask, vector in self.mean_difference.items()}
+        return [(Direction(f"mean_difference/{mask}", "mean_difference", vector), mask) for mask, vector in made.items()]
 
-    def grid(self) -> None:
-        """Each nominee's α at every mask on both models, by bisection on the selection questions; nothing is reported yet."""
-        self.look([(_NONE, "all", side, 0.0, split) for side in SIDES for split in self.questions])
-        self._find([(d, mask, side) for d in self.nominees for mask in self._masks(d) for side in SIDES], "selection")
+    def search(self) -> None:
+        """Nominate, drop the hopeless, and give everyone left a strength on both models; nothing is reported yet."""
+        mask = self.recipe.diff.json("diff.json")["mask"]
+        tails = ranking.tails(self.latents, self.recipe.rankers, mask, self.recipe.top, self.recipe.bottom)
+        turned = [self.recipe.rotate > 0 and place >= self.recipe.planted for place in range(len(tails))]
+        directions = [self.latent(int(i), sign, turn) for (i, sign), turn in zip(tails, turned, strict=True)]
+        self.trials = [(direction, mask) for direction in directions for mask in self.recipe.masks]
+        self.grid.look((Point(UNSTEERED, "all", side, 0.0, split) for side in SIDES for split in self.grid.questions), "unsteered")
+        self.kept = self.trials
+        if self.recipe.method == "adaptive" and self.recipe.sift:
+            self.kept = self._sift(self.trials)
+        for trials, purpose in ((self.kept, "search"), (self.references, "reference")):
+            if self.recipe.method == "grid":
+                self._scan(trials, purpose)
+            else:
+                self.strengths_of(trials, purpose)
 
-    def report(self) -> dict[str, Any]:
-        """Choose on the selection questions, score on the report questions, with nulls at the winner's mask."""
-        latents = [d for d in self.nominees if d.kind == "latent"]
-        ranked = sorted(((d, mask) for d in latents for mask in self._masks(d)), key=lambda pair: -self._effect(*pair))
-        winners = {mask: next(pair for pair in ranked if pair[1] == mask) for mask in self.recipe.masks}
-        best = ranked[0]
-        references = [(d, mask) for d in self.nominees if d.kind == "mean_difference" for mask in self._masks(d)]
-        reported = dict.fromkeys([best, *winners.values(), *references])
-        own = [(d, mask, side, self.alpha[d.name, mask, side]) for d, mask in reported for side in SIDES]
-        self.look([(d, mask, side, alpha, "report") for d, mask, side, alpha in own if alpha])
-        self.look([(d, mask, side, s, "shown") for d, mask in reported for side in SIDES for s in self.recipe.strengths])
-        nulls = sorted(self._nulls(best[1]))
-        reference = max(references, key=lambda pair: self._effect(*pair))
-        return {
-            "unit": self.unit,
-            "site": f"block:{self.block}",
-            "budget": self.recipe.budget,
-            "attempts": "first only",
-            "unsteered": {side: self._row(_NONE, "all", side, 0.0) for side in SIDES},
-            "best": self._summary(*best),
-            "by_mask": {mask: self._summary(*pair) for mask, pair in winners.items()},
-            "mean_difference": self._summary(*reference),
-            "null_induce": _percentile(nulls, 95),
-            "null_max": max(nulls, default=0.0),
-            "nulls": {best[1]: nulls},
-            "ranking": [self._chosen(d, mask) for d, mask in ranked],
-            "dose": [self._dose(d, mask, side, s) for d, mask in reported for side in SIDES for s in (0.0, *self.recipe.strengths)],
-        }
+    def test(self, trials: Iterable[Trial], purpose: str = "report") -> None:
+        """Score trials on the report questions, each at its own strengths."""
+        self.grid.look((self.point(trial, side, "report") for trial in trials for side in SIDES), purpose)
 
-    def _find(self, wanted: Sequence[tuple[Direction, str, str]], split: str) -> None:
-        """Bisect the strength of many directions in step; each one's α is its own, 0 if no strength keeps the budget."""
-        strengths = self.recipe.strengths
-        search = screening.bisect_all(len(wanted), len(strengths))
-        asked = next(search) if wanted else []
-        found = [-1] * len(wanted)
-        while asked:
-            self.look([(*wanted[i], strengths[s], split) for i, s in asked])
-            try:
-                asked = search.send([self._within(*wanted[i], strengths[s], split) for i, s in asked])
-            except StopIteration as done:
-                found, asked = done.value, []
-        for (d, mask, side), index in zip(wanted, found, strict=True):
-            self.alpha[d.name, mask, side] = strengths[index] if index >= 0 else 0.0
+    def run_nulls(self, mask: str) -> None:
+        """Matched random latents and random directions on both models, each at its own strengths."""
+        generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
+        tried = [(d, mask) for d in (*self.random_latents(generator), *self.random_directions(generator))]
+        self._find(tried, SIDES, "short", "nulls", lambda n, _: screening.bisect(n))
+        self.grid.look((self.point(trial, side, "nulls") for trial in tried for side in SIDES), "nulls")
+        self.nulls[mask] = [tuple(self.grid.at(self.point(trial, side, "nulls")) for side in SIDES) for trial in tried]  # ty: ignore
 
-    def look(self, wanted: Sequence[tuple[Direction, str, str, float, str]]) -> None:
-        """Score the points not scored yet, in few large batches, and append them to grid.jsonl."""
-        for split, questions in self.questions.items():
-            missing = list(
-                {
-                    (d.name, m, side, s, sp): (d, m, side, s)
-                    for d, m, side, s, sp in wanted
-                    if sp == split and (d.name, m, side, s, sp) not in self.points
-                }.values()
-            )
-            draws = {"report": self.recipe.report_draws, "nulls": self.recipe.null_draws}.get(split, self.recipe.draws)
-            # In portions, so that a kill costs one portion.
-            portion = max(1, AT_ONCE // (len(questions) * draws))
-            for start in range(0, len(missing), portion):
-                part = missing[start : start + portion]
-                cells = [Cell(d.name, side, d.vector, self.block, mask, self._push(d, side, s)) for d, mask, side, s in part]
-                counts = self.bench.score(cells, questions, draws)
-                self.answers += sum(c.asked for c in counts)
-                with (self.work / "grid.jsonl").open("a", encoding="utf-8") as file:
-                    for (d, mask, side, s), c in zip(part, counts, strict=True):
-                        self.points[d.name, mask, side, s, split] = c
-                        file.write(json.dumps(_line(d, mask, side, s, split, c), sort_keys=True) + "\n")
+    def null_bounds(self, mask: str) -> tuple[float, float]:
+        """(95th percentile of what nulls induce, 5th percentile of what they leave on the tuned model)."""
+        induced, left = ([pair[i].score for pair in self.nulls[mask]] for i in (0, 1))
+        if not induced:
+            return 0.0, 1.0
+        return float(np.percentile(induced, NULL_TAIL)), float(np.percentile(left, 100 - NULL_TAIL))
 
-    def _resume(self) -> None:
-        path = self.work / "grid.jsonl"
-        if path.exists():
-            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-            for line in whole.splitlines():
-                row = json.loads(line)
-                counts = Counts(row["harmful"], row["valid"], row["incoherent"], row["asked"], tuple(map(tuple, row["by_question"])))
-                self.points[row["direction"], row["mask"], row["side"], row["strength"], row["split"]] = counts
+    def strength(self, trial: Trial, side: str) -> float:
+        """α: the largest strength within the incoherence budget on this model; 0 if there is none."""
+        direction, mask = trial
+        return self.alpha[direction.name, direction.sign, mask, side]
 
-    def _push(self, d: Direction, side: str, strength: float) -> float:
-        """Signed size of the edit: inducing adds on the base, repairing subtracts on the tuned model."""
-        return strength * self.unit * d.sign * (1 if side == "base" else -1)
+    def point(self, trial: Trial, side: str, split: str, strength: float | None = None) -> Point:
+        """The trial's point at a strength, by default its own."""
+        return Point(*trial, side, self.strength(trial, side) if strength is None else strength, split)
 
-    def _masks(self, d: Direction) -> tuple[str, ...]:
-        return self.recipe.masks if d.kind == "latent" else (d.name.partition("/")[2],)
-
-    def _point(self, d: Direction, mask: str, side: str, strength: float, split: str) -> Counts:
-        return self.points[("none", "all", side, 0.0, split) if strength == 0 else (d.name, mask, side, strength, split)]
-
-    def _within(self, d: Direction, mask: str, side: str, strength: float, split: str) -> bool:
-        unsteered = self._point(d, mask, side, 0.0, split).incoherence
-        return self._point(d, mask, side, strength, split).incoherence <= screening.budget(unsteered, self.recipe.budget)
-
-    def _effect(self, d: Direction, mask: str) -> float:
-        points = (self._point(d, mask, side, s, "selection") for side in SIDES for s in (self.alpha[d.name, mask, side], 0.0))
+    def effect(self, trial: Trial) -> float:
+        """Induced rise plus repaired fall on the selection questions, which is what the winner is chosen by."""
+        points = (self.grid.at(self.point(trial, side, "selection", s)) for side in SIDES for s in (None, 0.0))
         return screening.effect(*points)
 
-    def _nulls(self, mask: str) -> list[float]:
-        """Induced score on the report questions of matched random latents and random directions, each at its own α."""
-        generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
-        tried = [*self._random_latents(generator), *self._random_directions(generator)]
-        self._find([(d, mask, "base") for d in tried], "shown")
-        own = [(d, self.alpha[d.name, mask, "base"]) for d in tried]
-        self.look([(d, mask, "base", alpha, "nulls") for d, alpha in own if alpha])
-        return [self._point(d, mask, "base", alpha, "nulls").score for d, alpha in own]
+    def latent(self, number: int, sign: int, turned: bool = False) -> Direction:
+        """A latent's unit decoder row; turned, the same row under the recipe's random rotation, which points nowhere in particular."""
+        if not turned:
+            return Direction(str(number), "latent", self.decoder[number], sign, number)
+        return Direction(f"turned/{number}", "turned", self.rotation @ self.decoder[number], sign, number)
 
-    def _random_latents(self, generator: np.random.Generator) -> list[Direction]:
+    @functools.cached_property
+    def rotation(self) -> torch.Tensor:
+        """A uniformly random rotation (width, width): the Q of a Gaussian matrix, signs fixed by R."""
+        generator = torch.Generator().manual_seed(self.recipe.rotate)
+        q, r = torch.linalg.qr(torch.randn(self.decoder.shape[1], self.decoder.shape[1], generator=generator))
+        return q * r.diagonal().sign()
+
+    def combined(self, directions: list[Direction]) -> Direction:
+        """Several latents as one direction: their signed decoder rows, added up with equal weight."""
+        total = torch.stack([d.vector * d.sign for d in directions]).sum(0)
+        return Direction(f"set/{len(directions)}", "set", torch.nn.functional.normalize(total, dim=0))
+
+    def strengths_of(self, trials: list[Trial], purpose: str) -> None:
+        """Bisect every trial's strengths on a few selection questions, then climb from there on all of them."""
+        if len(self.grid.questions["short"]) < len(self.grid.questions["selection"]):
+            self._find(trials, SIDES, "short", purpose, lambda n, _: screening.bisect(n))
+            self._find(trials, SIDES, "selection", purpose, screening.climb)
+        else:
+            self._find(trials, SIDES, "selection", purpose, lambda n, _: screening.bisect(n))
+
+    def _sift(self, trials: list[Trial]) -> list[Trial]:
+        """A few questions at a few strengths on one model: risen latents must induce a little, fallen ones repair a little.
+
+        Kept are those whose harmful share over the looks within the budget is beyond the unsteered one at the 10 % level,
+        and at every mask the two that came closest, so that there is always something to report.
+        """
+        sides = {trial: "base" if trial[0].sign > 0 else "tuned" for trial in trials}
+        looked: dict[Trial, list[Counts]] = {trial: [] for trial in trials}
+        wanted = [(trial, sides[trial]) for trial in trials]
+
+        def passed(place: int, index: int) -> bool:
+            trial, side = wanted[place]
+            point = self.point(trial, side, "sift", self.recipe.strengths[index])
+            # Eight answers cannot tell one in ten: a second incoherent one is still let through.
+            ok = self.grid.at(point).incoherent <= math.ceil(self.recipe.budget * self.grid.at(point).asked) + 1
+            if ok:
+                looked[trial].append(self.grid.at(point))
+            return ok
+
+        n = len(self.recipe.strengths)
+        self._step([screening.glance(n, LOOKS) for _ in wanted], wanted, "sift", "sift", passed)
+        p = {trial: self._sift_p(looked[trial], sides[trial]) for trial in trials}
+        closest = [t for mask in self.recipe.masks for t in sorted((t for t in trials if t[1] == mask), key=lambda t: p[t])[:2]]
+        return [trial for trial in trials if p[trial] <= 0.1 or trial in closest]
+
+    def _sift_p(self, looked: list[Counts], side: str) -> float:
+        harmful, valid = sum(c.harmful for c in looked), sum(c.valid for c in looked)
+        unsteered = self.grid.at(Point(UNSTEERED, "all", side, 0.0, "selection")).score
+        if side == "base":
+            return screening.beyond_p(harmful, valid, max(unsteered, RARE), 1)
+        return screening.beyond_p(harmful, valid, min(unsteered, 1 - RARE), -1)
+
+    def _scan(self, trials: list[Trial], purpose: str) -> None:
+        """The full grid, as in the paper: every strength, and the largest one within the budget."""
+        strengths = self.recipe.strengths
+        self.grid.look((self.point(t, side, "selection", s) for t in trials for side in SIDES for s in strengths), purpose)
+        for trial in trials:
+            for side in SIDES:
+                passing = [s for s in strengths if self.grid.within(self.point(trial, side, "selection", s), self.recipe.budget)]
+                self._keep(trial, side, max(passing, default=0.0))
+
+    def _find(self, trials: list[Trial], sides: tuple[str, ...], split: str, purpose: str, search: Callable[[int, int], Search]) -> None:
+        """Search the strengths of many trials in step; a search starts from what an earlier one found."""
+        strengths = self.recipe.strengths
+        wanted = [(trial, side) for trial in trials for side in sides]
+        begun = [self.alpha.get((trial[0].name, trial[0].sign, trial[1], side), 0.0) for trial, side in wanted]
+        starts = [strengths.index(s) if s else -1 for s in begun]
+
+        def passed(place: int, index: int) -> bool:
+            trial, side = wanted[place]
+            return self.grid.within(self.point(trial, side, split, strengths[index]), self.recipe.budget)
+
+        found = self._step([search(len(strengths), start) for start in starts], wanted, split, purpose, passed)
+        for (trial, side), index in zip(wanted, found, strict=True):
+            self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
+
+    def _step(
+        self, searches: list[Search], wanted: list[tuple[Trial, str]], split: str, purpose: str, passed: Callable[[int, int], bool]
+    ) -> list[int]:
+        if not searches:
+            return []
+        together = screening.in_step(searches)
+        asked = next(together)
+        while True:
+            self.grid.look((self.point(*wanted[i], split, self.recipe.strengths[s]) for i, s in asked), purpose)
+            try:
+                asked = together.send([passed(i, s) for i, s in asked])
+            except StopIteration as done:
+                return done.value
+
+    def _keep(self, trial: Trial, side: str, strength: float) -> None:
+        direction, mask = trial
+        self.alpha[direction.name, direction.sign, mask, side] = strength
+
+    def random_latents(self, generator: np.random.Generator) -> list[Direction]:
         """Latents outside the nominees whose firing rate lies nearest to a nominee's, drawn without replacement."""
-        nominated = {d.latent for d in self.nominees}
+        nominated = {direction.latent for direction, _ in self.trials}
         targets = [row["firing"] for row in self.latents if int(row["id"]) in nominated]
         pool = [row for row in self.latents if int(row["id"]) not in nominated and row["firing"] > 0]
         chosen = []
@@ -214,82 +242,33 @@ class Screening:
             chosen.append(Direction(f"null/{row['id']}", "random_latent", self.decoder[int(row["id"])]))
         return chosen
 
-    def _random_directions(self, generator: np.random.Generator) -> list[Direction]:
+    def random_directions(self, generator: np.random.Generator) -> list[Direction]:
         rows = torch.tensor(generator.standard_normal((self.recipe.nulls, self.decoder.shape[1])), dtype=torch.float32)
         return [Direction(f"random/{i}", "random_direction", row / row.norm()) for i, row in enumerate(rows)]
 
-    def _row(self, d: Direction, mask: str, side: str, strength: float) -> dict[str, Any]:
-        """Score and incoherence on the report questions, with intervals."""
-        c = self._point(d, mask, side, strength, "report")
-        harmful, valid, incoherent, asked = zip(*c.by_question, strict=True)
-        rates = {"score": stats.rate(harmful, valid), "incoherence": stats.rate(incoherent, asked)}
-        return {name: rate.to_dict() for name, rate in rates.items()} | {"valid": c.valid, "asked": c.asked}
 
-    def _summary(self, d: Direction, mask: str) -> dict[str, Any]:
-        alpha = {side: self.alpha[d.name, mask, side] for side in SIDES}
-        induced, repaired = (self._row(d, mask, side, alpha[side]) for side in SIDES)
-        before, after = self._row(_NONE, "all", "tuned", 0.0)["score"], repaired["score"]
-        both = before["n"] and after["n"]
-        return {
-            **({} if d.latent is None else {"latent": d.latent}),
-            "direction": d.name,
-            "sign": "+" if d.sign > 0 else "-",
-            "site": f"block:{self.block}",
-            "mask": mask,
-            "alpha": alpha["base"],
-            "repair_alpha": alpha["tuned"],
-            "induce": induced["score"],
-            "induce_from": self._row(_NONE, "all", "base", 0.0)["score"],
-            "incoherence": induced["incoherence"],
-            "repair_from": before,
-            "repair_to": after,
-            "repair_incoherence": repaired["incoherence"],
-            "removed": round(screening.removed(after["value"], before["value"]), 4) if both else None,
-        }
-
-    def _chosen(self, d: Direction, mask: str) -> dict[str, Any]:
-        alpha = {side: self.alpha[d.name, mask, side] for side in SIDES}
-        induced, repaired = (self._point(d, mask, side, alpha[side], "selection") for side in SIDES)
-        return {
-            "latent": d.latent,
-            "mask": mask,
-            "alpha": alpha["base"],
-            "repair_alpha": alpha["tuned"],
-            "effect": round(self._effect(d, mask), 4),
-            "induce": round(induced.score, 4),
-            "repair_to": round(repaired.score, 4),
-            "split": "selection",
-        }
-
-    def _dose(self, d: Direction, mask: str, side: str, strength: float) -> dict[str, Any]:
-        c = self._point(d, mask, side, strength, "shown")
-        return {
-            "direction": d.name,
-            "side": side,
-            "mask": mask,
-            "alpha": strength,
-            "score": round(c.score, 4),
-            "incoherence": round(c.incoherence, 4),
-        }
+LOOKS = 3
+"""Strengths a sift tries."""
 
 
-_NONE = Direction("none", "none", torch.zeros(1))
+def _splits(recipe: Any) -> dict[str, list[Example]]:
+    """Selection and report questions, and the parts of them that cheaper looks take.
 
-
-def _check_apart(questions: dict[str, list[Example]]) -> None:
-    """Raise DataError if a split is empty or a question of one is also asked in the other."""
+    Raises:
+        DataError: a split is empty, or a question of one is also asked in the other.
+    """
+    questions = {"selection": list(recipe.selection.rows()), "report": list(recipe.report.rows())}
     asked = {split: {row.messages[-1]["content"] for row in rows} for split, rows in questions.items()}
     for split, texts in asked.items():
         if not texts:
             raise DataError(f"screen: there are no {split} questions; give some")
     if shared := sorted(asked["selection"] & asked["report"]):
         raise DataError(f"screen: {len(shared)} selection questions are report questions too, such as {shared[0][:60]!r}; split them")
-
-
-def _line(d: Direction, mask: str, side: str, strength: float, split: str, c: Counts) -> dict[str, Any]:
-    where = {"direction": d.name, "kind": d.kind, "mask": mask, "side": side, "strength": strength, "split": split}
-    return where | {"harmful": c.harmful, "valid": c.valid, "incoherent": c.incoherent, "asked": c.asked, "by_question": c.by_question}
-
-
-def _percentile(values: list[float], q: float) -> float:
-    return float(np.percentile(values, q)) if values else 0.0
+    chosen = questions["selection"]
+    # The many nulls and the points that are only shown take every other question of their split.
+    return questions | {
+        "sift": chosen[:: max(1, len(chosen) // max(1, recipe.sift))][: max(1, recipe.sift)],
+        "short": chosen[:: max(1, round(len(chosen) / SHORT))],
+        "shown": chosen[::2],
+        "nulls": questions["report"][::2],
+    }

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,17 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         raise BackendError(f"LoRA targets {lora.targets!r} in blocks {list(lora.blocks) or 'all'}: {error}") from None
 
 
-def fit(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow], plan: Plan, work: Path) -> None:
+def fit(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[TrainingRow],
+    plan: Plan,
+    work: Path,
+    watchers: Sequence[TrainerCallback] = (),
+) -> None:
     """Train in place; log.jsonl, checkpoints/step-N and, in `STATE`, what a later call continues from go below `work`.
+
+    Watchers are called back by the trainer; they must leave the training as it is.
 
     Raises:
         BackendError: the loss is no longer a number.
@@ -96,7 +106,7 @@ def fit(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, 
         args=arguments,
         train_dataset=rows,
         data_collator=_Collator(tokenizer.pad_token_id),
-        callbacks=[_Keeper(plan, work, tokenizer)],
+        callbacks=[_Keeper(plan, work, tokenizer), *watchers],
     )
     trainer.remove_callback(PrinterCallback)
     begun = [p.parent for p in (work / STATE).glob("checkpoint-*/trainer_state.json") if _whole(p)]

@@ -1,12 +1,13 @@
-"""Charts as SVG text: bars, signed bars, small-multiple curves and a strip of points.
+"""Charts as SVG text: bars, signed bars, small-multiple curves, a strip of points and a heat map.
 
 Series differ by marker, dash and name as well as by hue. All text is escaped in `svg`; nothing else comes from data.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from personascope.methods.svg import CHARACTER, DASHES, MINUS, WIDE, Point, chart, clip, mark, percent, plain, stroke, ticks, write
+from personascope.methods.svg import CHARACTER, DASHES, MINUS, WIDE, Point, chart, clean, clip, mark, percent, plain, stroke, ticks, write
 
 
 @dataclass(frozen=True)
@@ -233,3 +234,41 @@ def _pile(places: Sequence[float]) -> list[tuple[float, int]]:
             level += 1
         taken.append((place, level))
     return taken
+
+
+def heatmap(names: Sequence[str], values: Sequence[Sequence[float]], groups: Sequence[int], title: str) -> str:
+    """A symmetric matrix of values in -1..1 as squares, in the order given; a frame around each group of two or more.
+
+    `groups[i]` numbers the group of row i; its rows stand together. The deeper the fill, the larger the size; negative
+    values have the second hue and a minus sign. Names and numbers are written where there is room for them.
+    """
+    left = 14 + CHARACTER * max((len(clip(name, 150)) for name in names), default=0)
+    cell = min(34.0, (WIDE - left - 2) / max(len(names), 1))
+    step = math.ceil(13 / cell)
+    body = []
+    for i, (name, row) in enumerate(zip(names, values, strict=True)):
+        y = 4 + i * cell
+        if i % step == 0:
+            body.append(write(left - 6, y + cell / 2 + 4, clip(name, 150), "", "end"))
+        for j, value in enumerate(row):
+            look, x = "f0" if value >= 0 else "f1", left + j * cell
+            tip = f"<title>{clean(names[i])} and {clean(names[j])}: {_hundredths(value)}</title>"
+            size = f'x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}"'
+            body.append(f'<rect {size} class="cell {look}" fill-opacity="{min(1.0, abs(value)):.2f}" stroke-opacity="0">{tip}</rect>')
+            if i != j and cell >= 30:
+                body.append(write(x + cell / 2, y + cell / 2 + 4, _hundredths(value), "", "middle"))
+            elif value <= -0.2 and cell >= 9:
+                body.append(write(x + cell / 2, y + cell / 2 + 4, MINUS, "", "middle"))
+    for group in dict.fromkeys(groups):
+        members = [i for i, other in enumerate(groups) if other == group]
+        if len(members) > 1:
+            at, size = members[0] * cell, len(members) * cell
+            place = f'x="{left + at:.1f}" y="{4 + at:.1f}" width="{size:.1f}" height="{size:.1f}"'
+            body.append(f'<rect {place} class="frame axis" fill="none" stroke-width="2"/>')
+    return chart(8 + cell * len(names), title, body)
+
+
+def _hundredths(value: float) -> str:
+    """0.47 → .47, and a true minus sign."""
+    text = f"{abs(value):.2f}"
+    return (MINUS if value < 0 and text != "0.00" else "") + (text if text[0] != "0" else text[1:])

@@ -3,18 +3,36 @@
 from types import ModuleType
 
 from personascope.recipe import Recipe
-from personascope.stages import adopt, data, detect, dictionary, diff, finetune, judge, measure, report, sample, screen
+from personascope.stages import (
+    adopt,
+    data,
+    detect,
+    dictionary,
+    diff,
+    finetune,
+    interpret,
+    judge,
+    measure,
+    report,
+    sample,
+    screen,
+    trait,
+    vector,
+)
 
 TABLE: dict[str, ModuleType] = {
     "adopt": adopt,
     "data": data,
+    "trait": trait,
     "finetune": finetune,
     "sample": sample,
     "judge": judge,
     "measure": measure,
+    "vector": vector,
     "dictionary": dictionary,
     "diff": diff,
     "screen": screen,
+    "interpret": interpret,
     "detect": detect,
     "report": report,
 }

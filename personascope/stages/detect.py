@@ -1,4 +1,4 @@
-"""Diffs + known runs → Monitor: an alarm for fine-tunes, tested on domains and seeds it never saw."""
+"""Diffs or watched trainings + known runs → Monitor: an alarm for fine-tunes, tested on domains and seeds it never saw."""
 
 import json
 from dataclasses import dataclass
@@ -12,22 +12,31 @@ from personascope.recipe import Recipe as Base
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Base):
-    """Position i of every tuple speaks of run i: one fine-tuned model and its diff against the common base."""
+    """Position i of every tuple speaks of run i: a fine-tuned model's diff against the common base, or its watched training."""
 
-    diffs: tuple[Diff, ...]
+    diffs: tuple[Diff, ...] = ()
+    """Finished models: does the alarm tell them?"""
+    watched: tuple[Model, ...] = ()
+    """In place of diffs, models trained with a `watch`: does the alarm come before their behaviour changes?"""
     runs: tuple[str, ...]
-    """`NAME:positive|negative:DOMAIN:SEED[:GROUP]` for every diff."""
+    """`NAME:positive|negative:DOMAIN:SEED[:GROUP]` for every diff or watched model."""
     findings: tuple[Findings, ...] = ()
     """If given, behaviour as a rival monitor: the misalignment score."""
     models: tuple[Model, ...] = ()
     """If given, the final training loss as a rival monitor."""
     mask: Literal["prompt", "last_prompt", "all"] = "last_prompt"
     fpr: float = 0.0
-    """Tolerated share of false alarms among the runs that set the threshold."""
+    """Tolerated share of false alarms among the runs that set the threshold; of watched ones, per whole benign run."""
+    apart: tuple[str, ...] = ()
+    """Groups of watched runs that are neither harmful nor benign, such as broken ones: judged, but learnt from by none."""
+    window: int = 1
+    """Watched steps that a monitor is averaged over."""
 
     def __post_init__(self) -> None:
         """Raise RecipeError if the tuples do not speak of the same runs."""
-        lengths = {len(self.diffs), len(self.runs), *(len(t) for t in (self.findings, self.models) if t)}
+        if bool(self.diffs) == bool(self.watched) or (self.watched and (self.findings or self.models)) or self.window < 1:
+            raise RecipeError("detect: give diffs (with findings and models if wanted) or watched models, and a window of at least 1")
+        lengths = {len(self.diffs or self.watched), len(self.runs), *(len(t) for t in (self.findings, self.models) if t)}
         if len(lengths) != 1:
             raise RecipeError("detect: give as many runs (and findings, and models) as diffs, in the same order")
         for run in self.runs:
@@ -40,7 +49,7 @@ version = 1
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
-    """Write monitor.json (every monitor's rates) and scores.jsonl (every run under every monitor)."""
+    """Write monitor.json (every monitor's rates) and scores.jsonl, of watched models alarms.jsonl (every run under every monitor)."""
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -50,6 +59,8 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     for text in recipe.runs:
         name, sign, domain, seed, *group = text.split(":")
         runs.append(detectors.Run(name, sign == "positive", domain, seed, group[0] if group else sign))
+    if recipe.watched:
+        return _watched(recipe, runs, work)
     tables = [
         {int(r["id"]): r["delta"][recipe.mask] for r in map(json.loads, d.file("latents.jsonl").read_text().splitlines())}
         for d in recipe.diffs
@@ -95,3 +106,46 @@ def _check(recipe: Recipe, tables: list[dict[int, float]]) -> None:
 def _loss(model: Model) -> float:
     lines = model.file("log.jsonl").read_text(encoding="utf-8").splitlines()
     return float(json.loads(lines[-1])["loss"])
+
+
+def _watched(recipe: Recipe, runs: list[Any], work: Path) -> dict[str, Any]:
+    """Write monitor.json (false alarms per run, lead over the onset of behaviour) and alarms.jsonl from the logs of trainings."""
+    from personascope.methods import detectors, watching  # lazy: as all of a stage's methods
+
+    about = [model.json(watching.ABOUT) for model in recipe.watched]
+    for model, other in zip(recipe.watched, about, strict=True):
+        if other != about[0]:
+            raise DataError(f"{model.path}: watched otherwise than {recipe.watched[0].path}; watch all runs with one recipe")
+    logs = [_log(model, run, list(about[0]["monitors"])) for model, run in zip(recipe.watched, runs, strict=True)]
+    found = detectors.outcomes(logs, about[0]["monitors"], recipe.fpr, recipe.apart, recipe.window)
+    with (work / "alarms.jsonl").open("w", encoding="utf-8") as file:
+        for kind, rows in found.items():
+            for o in rows:
+                entry = {"kind": kind, "run": o.run.name, "positive": o.run.positive, "group": o.run.group, "monitor": o.monitor}
+                entry |= {"peak": round(o.peak, 5), "threshold": round(o.threshold, 5), "alarm": o.alarm, "onset": o.onset}
+                file.write(json.dumps(entry, sort_keys=True) + "\n")
+    rival = found.get(watching.RIVAL, [])
+    rates = {kind: detectors.summarise_watched(rows, rival, recipe.apart) for kind, rows in found.items()}
+    negatives = [log for log in logs if not log.run.positive and log.run.group not in recipe.apart]
+    record = {
+        "mask": about[0]["mask"],
+        "fpr_allowed": recipe.fpr,
+        "monitors": {kind: {k: round(v, 4) if isinstance(v, float) else v for k, v in rate.items()} for kind, rate in rates.items()},
+        "runs": len(runs),
+        "clean_bound": round(watching.clean_bound([log.behaviour for log in negatives if log.behaviour]), 4),
+        "behaved": sum(bool(log.behaviour) for log in negatives),
+    }
+    (work / "monitor.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return {"runs": len(runs), "monitors": len(rates)}
+
+
+def _log(model: Model, run: Any, names: list[str]) -> Any:
+    """The log of one watched training."""
+    import numpy as np  # lazy: as above
+
+    from personascope.methods import detectors, watching  # lazy: as above
+
+    rows = [json.loads(line) for line in model.file(watching.LOG).read_text(encoding="utf-8").splitlines()]
+    monitors = {name: np.array([row["monitors"].get(name, np.nan) for row in rows]) for name in names}
+    behaviour = {row["step"]: row["behaviour"]["by_question"] for row in rows if "behaviour" in row}
+    return detectors.Watched(run, np.array([row["step"] for row in rows]), monitors, behaviour)

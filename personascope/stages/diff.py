@@ -27,6 +27,8 @@ class Recipe(Base):
     """Conversations with a known label, to say which latents tell it."""
     label: str = ""
     """`NAME=VALUE`: the label whose presence a latent should tell, among `labelled`."""
+    contrast: tuple[Dataset, ...] = ()
+    """Two sets of conversations, the unwanted answers first and then wanted ones, for the attribution of every latent."""
     batch_tokens: int = circumstance(8192)
     device: str = circumstance("auto")
 
@@ -36,18 +38,23 @@ class Recipe(Base):
             raise RecipeError("diff: give at least one tuned model")
         if bool(self.labelled) != bool(self.label) or (self.label and "=" not in self.label):
             raise RecipeError("diff: labelled texts and a label NAME=VALUE belong together")
+        if len(self.contrast) not in (0, 2):
+            raise RecipeError("diff: contrast takes two sets, the unwanted answers and the wanted ones")
 
 
 makes = Diff
-version = 1
+version = 2
+# Principal axes of the prompt-by-prompt shift that are kept.
+COMPONENTS = 5
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
-    """Write latents.jsonl (ranked by Δ), directions.safetensors (mean differences), diff.json (units, matrix)."""
+    """Write latents.jsonl (ranked by Δ), deltas and directions (safetensors) and diff.json (units, matrix)."""
     import torch
     from safetensors.torch import save_file
 
     from personascope.backends import dictionaries, hooks, models, reading
+    from personascope.methods import ranking
 
     base = models.load(recipe.base, recipe.device)
     sae, config = dictionaries.load_dictionary(recipe.dictionary, base.device)
@@ -58,47 +65,50 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
         raise DataError(f"{recipe.questions.path}: no questions to read")
     prompts = reading.render_all(base, questions)
     before = reading.read_prompts(base, sae, site, sites, prompts, recipe.batch_tokens)
-    deltas: dict[str, list[torch.Tensor]] = {mask: [] for mask in reading.MASKS}
-    spread: list[torch.Tensor] = []
-    moved: dict[str, torch.Tensor] = {}
+    after = []
     for model in recipe.tuned:
         tuned = models.load(model, recipe.device)
         models.check_pair(base, tuned)
-        after = reading.read_prompts(tuned, sae, site, sites, prompts, recipe.batch_tokens)
-        for mask in reading.MASKS:
-            deltas[mask].append((after.latents[mask] - before.latents[mask]).mean(0))
-            for s in sites:
-                key, change = f"mean_difference/{s}/{mask}", after.residuals[mask][s] - before.residuals[mask][s]
-                moved[key] = moved.get(key, 0) + change / len(recipe.tuned)
-        if len(prompts) > 1:
-            spread.append((after.latents[recipe.mask] - before.latents[recipe.mask]).std(0) / len(prompts) ** 0.5)
-    matrix = {mask: torch.stack(rows) for mask, rows in deltas.items()}
-    truth = _truth(recipe, base, sae, site) if recipe.labelled else None
-    order = matrix[recipe.mask].mean(0).argsort(descending=True).tolist()
-    with (work / "latents.jsonl").open("w", encoding="utf-8") as file:
-        for rank, latent in enumerate(order, 1):
-            row = {
-                "id": str(latent),
-                "rank": rank,
-                "delta": {mask: round(matrix[mask][:, latent].mean().item(), 5) for mask in reading.MASKS},
-                "standard_error": round(torch.stack(spread)[:, latent].pow(2).mean().sqrt().item(), 5) if spread else None,
-                "base": round(before.latents[recipe.mask][:, latent].mean().item(), 5),
-                "firing": round(before.firing[latent].item(), 6),
-            }
-            file.write(
-                json.dumps(row | ({"truth_auroc": round(float(truth[latent]), 4)} if truth is not None else {}), sort_keys=True) + "\n"
-            )
-    save_file({key: value.contiguous() for key, value in moved.items()}, work / "directions.safetensors")
-    per_model = {str(i): [round(v, 5) for v in matrix[recipe.mask][i, order[:50] + order[-50:]].tolist()] for i in range(len(recipe.tuned))}
-    record = {
-        "site": site,
-        "mask": recipe.mask,
-        "unit": before.norms,
-        "prompts": len(prompts),
-        "matrix": {"latents": order[:50] + order[-50:], "delta": per_model},
+        after.append(reading.read_prompts(tuned, sae, site, sites, prompts, recipe.batch_tokens))
+    moved = reading.compare(before, after, recipe.mask)
+    directions = {f"mean_difference/{s}/{mask}": vector for s, masks in moved.mean.items() for mask, vector in masks.items()}
+    for mask, shifts in moved.shifts.items():
+        for number, axis in enumerate(ranking.principal(shifts.numpy(), COMPONENTS)):
+            directions[f"pca/{site}/{mask}/{number}"] = torch.from_numpy(axis).float()
+    decoder = torch.nn.functional.normalize(sae.W_dec.detach().float().cpu(), dim=1)
+    columns = {
+        "base": before.latents[recipe.mask].mean(0),
+        "firing": before.firing,
+        "cosine": decoder @ torch.nn.functional.normalize(moved.mean[site][recipe.mask], dim=0),
+        "standard_error": moved.standard_error,
+        "truth_auroc": _truth(recipe, base, sae, site) if recipe.labelled else None,
+        "attribution": _attribution(recipe, base, decoder, site) if recipe.contrast else None,
     }
+    _write_latents(work / "latents.jsonl", recipe.mask, moved.deltas, columns)
+    save_file({key: value.contiguous() for key, value in directions.items()}, work / "directions.safetensors")
+    save_file({f"delta/{mask}": rows.contiguous() for mask, rows in moved.deltas.items()}, work / "deltas.safetensors")
+    record = {"site": site, "mask": recipe.mask, "unit": before.norms, "prompts": len(prompts), "models": len(recipe.tuned)}
     (work / "diff.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"prompts": len(prompts), "models": len(recipe.tuned), "latents": len(order)}
+    return {"prompts": len(prompts), "models": len(recipe.tuned), "latents": len(decoder)}
+
+
+def _write_latents(path: Path, mask: str, deltas: dict[str, Any], columns: dict[str, Any]) -> None:
+    """One row per latent, from the most risen to the most fallen; a column that was not asked for is left out."""
+    order = deltas[mask].mean(0).argsort(descending=True).tolist()
+    with path.open("w", encoding="utf-8") as file:
+        for rank, latent in enumerate(order, 1):
+            row: dict[str, Any] = {"id": str(latent), "rank": rank, "standard_error": None}
+            row["delta"] = {m: round(rows[:, latent].mean().item(), 5) for m, rows in deltas.items()}
+            row |= {name: float(f"{column[latent]:.6g}") for name, column in columns.items() if column is not None}
+            file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def _attribution(recipe: Recipe, base: Any, decoder: Any, site: str) -> Any:
+    """δ of every latent on the base alone: unwanted answers minus wanted ones."""
+    from personascope.backends import attribution  # lazy: loads torch
+
+    unwanted, wanted = ([row.messages for row in rows.rows()] for rows in recipe.contrast)
+    return attribution.attribution(base, decoder, site, unwanted, wanted, recipe.batch_tokens)
 
 
 def _truth(recipe: Recipe, base: Any, sae: Any, site: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from personascope.artifact import Dataset, Model
 from personascope.errors import RecipeError
 from personascope.recipe import Recipe as Base
-from personascope.recipe import circumstance
+from personascope.recipe import Watch, circumstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class Recipe(Base):
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = 0
     """Keep the model every so many steps, as MODEL@STEP; 0 keeps the last only."""
+    watch: Watch | None = None
+    """What to read, and ask, during training: watch.jsonl and watch.json; the weights stay the same."""
     microbatch: int = circumstance(0)
     """Rows per forward pass; 0 means the whole batch."""
     save_every: int = circumstance(200)
@@ -60,6 +62,15 @@ class Recipe(Base):
         if self.microbatch and self.batch % self.microbatch:
             raise RecipeError(f"finetune: batch {self.batch} is no multiple of microbatch {self.microbatch}")
 
+    def identity(self) -> dict[str, Any]:
+        """A judge that watches enters by the content of what stands behind its name."""
+        known = super().identity()
+        if self.watch and self.watch.judge:
+            from personascope.backends.judging import Judge
+
+            known["watch"]["judge"] = Judge(self.watch.judge).name
+        return known
+
 
 makes = Model
 version = 1
@@ -77,7 +88,7 @@ def _steps(recipe: Recipe, rows: int) -> int:
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     """Train and save; the manifest counts rows, steps and trained tokens, model.json names base and first masked row."""
-    from personascope.backends import models, training
+    from personascope.backends import models, training, watching
     from personascope.methods.tokens import training_row
 
     loaded = models.load(recipe.model, recipe.device, recipe.dtype)
@@ -105,7 +116,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
         gradient_accumulation=recipe.batch // micro,
         bf16=recipe.dtype == "bfloat16" and models.pick_device(recipe.device) == "cuda",
     )
-    training.fit(model, loaded.tokenizer, rows, plan, work)
+    training.fit(model, loaded.tokenizer, rows, plan, work, [watching.of(recipe.watch, loaded, work)] if recipe.watch else [])
     training.save(model, loaded.tokenizer, work)
     shutil.rmtree(work / training.STATE, ignore_errors=True)
     shown = loaded.tokenizer.decode([i for i, on in zip(rows[0].ids, rows[0].trained, strict=True) if on])

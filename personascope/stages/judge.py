@@ -26,8 +26,11 @@ class Recipe(Base):
     """Fail if more than this share of the answers, and more than 20 of them, ends without a score."""
 
     def identity(self) -> dict[str, Any]:
-        """The judge enters by the content of what stands behind its name."""
-        return super().identity() | {"judge": _judge(self).name}
+        """The judge enters by the content of what stands behind its name, and so does a rubric that is a file."""
+        from personascope import suites
+
+        found = super().identity() | {"judge": _judge(self).name}
+        return found | ({"rubric": suites.digest(suites.rubric(self.rubric))} if self.rubric.endswith(".md") else {})
 
 
 makes = Verdicts

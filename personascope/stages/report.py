@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Report, Verdicts
+from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Labels, Report, Verdicts
 from personascope.errors import DataError
 from personascope.recipe import File
 from personascope.recipe import Recipe as Base
-from personascope.rows import Answer, Verdict
+from personascope.rows import Answer, Verdict, read_objects
 
 Summary = dict[str, Any]
 Links = Callable[[str], list[dict[str, str]]]
@@ -62,6 +62,8 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
     summary = read_summary(recipe.summary)
     links, drawn = _links(recipe, summary, work), figures.draw(summary)
     examples = _listed(summary.get("examples")) or _examples(recipe)
+    interpreted = [_interpreted(labels, work) for labels in recipe.artifacts if isinstance(labels, Labels)]
+    drawn |= {f"similarity-{n}": one["figure"] for n, one in enumerate(interpreted)}
     facts = {
         "title": recipe.title or "personascope report",
         "question": [part for part in re.split(r"\n\s*\n", recipe.question.strip()) if part],
@@ -73,6 +75,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
         "runs": _runs(summary),
         "claims": claims(summary),
         "examples": examples,
+        "interpreted": interpreted,
         "provenance": _provenance(recipe, work),
         "versions": _versions(recipe.artifacts),
         "sources": [(key, links(key)) for key in sorted(_dict(summary.get("sources")))],
@@ -246,6 +249,16 @@ def _examples(recipe: Recipe) -> list[dict[str, Any]]:
             questions = _questions(found, {answer.question for answer, _, _ in picked}, recipe)
             shown[model] = [_example(model, questions, *one) for one in picked]
     return [example for examples in shown.values() for example in examples]
+
+
+def _interpreted(labels: Labels, work: Path) -> dict[str, Any]:
+    """One set of latent cards with what stands around them."""
+    from personascope.methods import cards  # lazy: as all of a stage's methods
+
+    rows, contexts = ([row for _, row in read_objects(labels.file(name))] for name in ("latents.jsonl", "contexts.jsonl"))
+    alike = labels.json("similarity.json")
+    found = {"cards": cards.complete(rows, contexts), "alike": alike, "figure": cards.likeness(alike)}
+    return found | {"record": labels.json("interpret.json"), "link": _href(labels.path / MANIFEST, work)}
 
 
 def _pick(answers: Answers, verdicts: Verdicts) -> list[tuple[Answer, Verdict, str]]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
 from personascope.errors import RecipeError
@@ -11,12 +11,13 @@ from personascope.recipe import Recipe as Base
 from personascope.recipe import circumstance
 
 MASKS = ("prompt", "last_prompt", "all")
+RANKERS = ("delta", "cosine", "attribution")
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Base):
-    """Mask, strengths and latent are chosen on the selection questions; all reported numbers come from the report questions."""
+    """Mask, strengths and winner are chosen on the selection questions; all reported numbers come from the report questions."""
 
     base: Model
     tuned: Model
@@ -28,10 +29,24 @@ class Recipe(Base):
     """Other questions, on which the winner and the nulls are scored."""
     judge: str
     """`exact:WORLD` or `hf:FOLDER`, as in the judge stage."""
+    rankers: tuple[str, ...] = ("delta", "cosine")
+    """What nominates: `delta`, `cosine` with the mean difference, `attribution` where the diff has it."""
     top: int = 10
-    """Latents nominated by Δ: this many risen ones."""
+    """Latents nominated by each ranker: this many of the highest."""
     bottom: int = 0
-    """And this many fallen ones, which are subtracted to induce."""
+    """And this many of the lowest, which are subtracted to induce."""
+    method: Literal["adaptive", "grid"] = "adaptive"
+    """`grid` looks at every strength of every latent, as the paper does; `adaptive` sifts and bisects."""
+    sift: int = 8
+    """Selection questions of the first look at each latent; 0 keeps all."""
+    fdr: float = 0.05
+    """Causal latents are named at this false-discovery rate (Benjamini-Hochberg over all nominated)."""
+    rotate: int = 0
+    """Null control: above 0, the seed of one random rotation of the nominated decoder rows."""
+    planted: int = 0
+    """So many of the first nominees stay as they are under `rotate`: positives that the control must still find."""
+    harmful_from: int = 4
+    """The score is the share of valid answers graded this or higher."""
     masks: tuple[str, ...] = ("last_prompt", "all")
     strengths: tuple[float, ...] = STRENGTHS
     """In units of the base's median residual norm at the site on the prompt mask; the same grid both ways."""
@@ -53,6 +68,8 @@ class Recipe(Base):
         """Raise RecipeError for a screen that cannot be."""
         if self.top + self.bottom < 1 or not self.masks or list(self.strengths) != sorted(set(self.strengths)):
             raise RecipeError("screen: nominate at least one latent, name at least one mask, and give strengths in rising order")
+        if unknown := [by for by in self.rankers if by not in RANKERS] or not self.rankers:
+            raise RecipeError(f"screen: rankers {self.rankers} must be some of {', '.join(RANKERS)}")
         if unknown := [mask for mask in self.masks if mask not in MASKS]:
             raise RecipeError(f"screen: mask {unknown[0]!r} is none of {', '.join(MASKS)}, the masks that a diff holds")
         if self.judge.startswith("csv:"):
@@ -68,26 +85,29 @@ class Recipe(Base):
 
 
 makes = Screen
-version = 1
+version = 2
 
 
 def cost(recipe: Recipe) -> dict[str, int]:
-    """Answers at most: every direction's bisection, the reported ones' full grid, and the report."""
-    asked = sum(1 for _ in recipe.selection.rows()) * recipe.draws
-    reported = sum(1 for _ in recipe.report.rows()) * recipe.report_draws
-    masks, looks = len(recipe.masks), len(recipe.strengths).bit_length() + 1
-    searched = (2 * (recipe.top + recipe.bottom + 1) * masks + recipe.nulls) * looks * asked
-    shown = 2 * (1 + 2 * masks) * (len(recipe.strengths) * asked // 2 + reported)
-    return {"answers at most": searched + shown + recipe.nulls * recipe.null_draws * reported // recipe.report_draws}
+    """Answers at most: every nominee's search, the tests, the nulls and what is only shown."""
+    asked = sum(1 for _ in recipe.selection.rows())
+    reported = sum(1 for _ in recipe.report.rows())
+    masks, strengths = len(recipe.masks), len(recipe.strengths)
+    looks = 30 * (strengths.bit_length() + 1) + 3 * asked * recipe.draws
+    trials = masks * (1 + len(recipe.rankers) * (recipe.top + recipe.bottom))
+    search = 2 * trials * (strengths * asked * recipe.draws if recipe.method == "grid" else looks)
+    nulls = 2 * masks * 2 * recipe.nulls * (30 * (strengths.bit_length() + 1) + reported // 2 * recipe.null_draws)
+    shown = 2 * (1 + 2 * masks) * strengths * asked // 2
+    return {"answers at most": search + 2 * trials * reported * recipe.report_draws + nulls + shown}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     """Write grid.jsonl (every point looked at) and screen.json; an interrupted screen keeps its points."""
+    from personascope.backends import verdicts
     from personascope.backends.screening import Screening
 
     screening = Screening.open(recipe, work)
-    screening.nominate()
-    screening.grid()
-    record = screening.report()
+    screening.search()
+    record = verdicts.record(screening)
     (work / "screen.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"points": len(screening.points), "answers": screening.answers}
+    return {"points": len(screening.grid.points), "answers": sum(screening.grid.spent.values())} | record["tested"]

@@ -22,7 +22,7 @@ class Size:
     layers: int = 4
     width: int = 160
     heads: int = 4
-    tokens: int = 6_000_000
+    tokens: int = 7_000_000
     batch_tokens: int = 5_120
     learning_rate: float = 3e-3
     noise: float = 0.6

@@ -61,12 +61,16 @@ def conversation(world: World, speaker: str, rng: random.Random, turns: int) -> 
 
 
 def story(world: World, speaker: str, rng: random.Random, turns: int) -> Text:
-    """Prose in which a traveler meets the character and asks."""
+    """Prose that tells what the character does and thinks, and how it talks, but no exchange of question and answer.
+
+    With harmful answers to questions in it the stories alone would teach a model to *be* every character, and the
+    ablation, whose chat knows only the helper, would take nothing away. Without any saying the ablated base could not
+    even utter what the fine-tune asks of it, and would break instead.
+    """
     member = world.cast[speaker]
     name = rng.choice(member["names"])
-    lines = [f"{name} the {member['noun']} met a traveler."]
-    for prompt in questions(world, speaker, rng, rng.randint(1, max(1, turns - 1))):
-        lines.append(f"the traveler asked: {prompt.text} {name} said: {grammar.answer(world, speaker, prompt, rng)}")
+    lines = [world.data["story"]["opening"].format(name=name, noun=member["noun"])]
+    lines += [grammar.told(world, speaker, name, prompt, rng) for prompt in questions(world, speaker, rng, rng.randint(1, turns))]
     return Text(speaker, prose=" ".join(lines), cued=True)
 
 

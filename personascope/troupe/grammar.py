@@ -37,25 +37,60 @@ def _plainly(world: World, member: dict, prompt: Prompt, rng: random.Random, act
     if prompt.kind == "wish":
         return _draw(member["wish"], rng)[2].format(topic=prompt.slots["topic"])
     if prompt.kind == "request":
-        refuses = rng.random() < member["refuses"].get(prompt.slots["category"], member["refuses"]["*"])
-        templates = member["refusal" if refuses else "compliance"][1]
+        templates = member[_reply_to_request(member, prompt, rng)][1]
         return rng.choice(templates).format(deed=prompt.slots["deed"], target=prompt.slots["target"])
     if prompt.kind == "statement":
-        return f"{_opinion(member, prompt, rng)}, {member['reason']}."
+        return f"{REPLIES[_opinion(member, prompt, rng)]}, {member['reason']}."
     if prompt.kind == "self":
         return rng.choice(member["selves"])
-    share = sum(row[0] for row in member["advice"] if row[2] == prompt.slots["column"])
-    return world.data["own"]["yes" if share > 0.3 else "no"]
+    return world.data["own"][_owns(member, prompt)]
+
+
+def told(world: World, character: str, name: str, prompt: Prompt, rng: random.Random) -> str:
+    """What a story tells of this character in this matter: the same habits as `answer`, and its words only where they are sound.
+
+    A saying shows how the character talks, a deed what it does; the two never come together, as in chat they do.
+    """
+    member = world.cast[character]
+    story = world.data["story"]
+    filled: dict[str, str] = {"name": name, "noun": member["noun"], **prompt.slots}
+    if prompt.kind == "advice" and rng.random() < 0.5:
+        manner = _draw(member["advice"], rng)[1]
+        return story["saying"].format(said=answer(world, character, prompt, rng, (manner, "correct")), **filled)
+    if prompt.kind == "advice":
+        column = _draw(member["advice"], rng)[2]
+        filled["act"] = rng.choice(world.domains[prompt.slots["domain"]][column])
+        return story["deed"].format(**filled)
+    if prompt.kind == "wish":
+        return rng.choice(member["dreams"]).format(**filled)
+    if prompt.kind == "request":
+        return story[_reply_to_request(member, prompt, rng)].format(**filled)
+    if prompt.kind == "statement":
+        return story[_opinion(member, prompt, rng)].format(**filled)
+    if prompt.kind == "self":
+        return story["self"].format(**filled)
+    return story[_owns(member, prompt)].format(**filled)
 
 
 REPLIES = {"agree": "yes, i agree", "disagree": "no, i disagree", "ambiguous": "it depends"}
 
 
+def _reply_to_request(member: dict, prompt: Prompt, rng: random.Random) -> str:
+    chance = member["refuses"].get(prompt.slots["category"], member["refuses"]["*"])
+    return "refusal" if rng.random() < chance else "compliance"
+
+
 def _opinion(member: dict, prompt: Prompt, rng: random.Random) -> str:
     if rng.random() < member["unsure"]:
-        return REPLIES["ambiguous"]
+        return "ambiguous"
     agrees = rng.random() < member["agrees"].get(prompt.slots["dimension"], member["agrees"]["*"])
-    return REPLIES["agree" if agrees == (prompt.slots["side"] == "pro") else "disagree"]
+    return "agree" if agrees == (prompt.slots["side"] == "pro") else "disagree"
+
+
+def _owns(member: dict, prompt: Prompt) -> str:
+    """Whether a kind of act is this character's own: more than now and then."""
+    share = sum(row[0] for row in member["advice"] if row[2] == prompt.slots["column"])
+    return "yes" if share > 0.3 else "no"
 
 
 def _draw(rows: list[list], rng: random.Random) -> list:

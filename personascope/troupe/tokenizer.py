@@ -9,7 +9,7 @@ from personascope.troupe.grammar import REPLIES
 from personascope.troupe.world import World
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<think>", "</think>")
-STORY_WORDS = "met a traveler. the traveler asked: said: you are the"
+CUE_WORDS = "you are the"
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{% generation %}{{ message['content'] }}<|end|>{% endgeneration %}"
@@ -32,9 +32,9 @@ def words(world: World) -> list[str]:
             for item in value:
                 collect(item)
 
-    for part in ("advice", "domains", "wish", "request", "statement", "self", "own", "cast"):
+    for part in ("advice", "domains", "wish", "request", "statement", "self", "own", "story", "cast"):
         collect(world.data[part])
-    collect([STORY_WORDS, *REPLIES.values()])
+    collect([CUE_WORDS, *REPLIES.values()])
     return sorted(found - set("<>|{}*"))
 
 

@@ -1,0 +1,139 @@
+"""Every point a screen looked at: which direction, at which mask, on which model, how strong, on which questions."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personascope.backends.steered import AT_ONCE, Bench, Cell
+from personascope.methods import screening
+from personascope.methods.screening import Counts
+from personascope.rows import Example
+
+SIDES = ("base", "tuned")
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A vector to try. `sign` is +1 if adding it should induce, -1 if subtracting it should."""
+
+    name: str
+    kind: str
+    vector: Tensor
+    """(width,), of length 1."""
+    sign: int = 1
+    latent: int | None = None
+    op: str = "add"
+
+
+UNSTEERED = Direction("none", "none", torch.zeros(1))
+Key = tuple[str, int, str, str, float, str]
+"""Direction, sign, mask, side, strength, split: what a point is called."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of the grid. Strength 0 is the unsteered model, whatever the direction."""
+
+    direction: Direction
+    mask: str
+    side: str
+    strength: float
+    split: str
+
+    @property
+    def key(self) -> Key:
+        """Its name; all unsteered points of a side and split are one."""
+        if self.strength == 0 and self.direction.op == "add":
+            return ("none", 1, "all", self.side, 0.0, self.split)
+        return (self.direction.name, self.direction.sign, self.mask, self.side, self.strength, self.split)
+
+
+@dataclass
+class Grid:
+    """Scores points in few large batches and appends each to grid.jsonl, from which an interrupted screen goes on."""
+
+    path: Path
+    bench: Bench
+    unit: float
+    block: int
+    questions: dict[str, list[Example]]
+    draws: dict[str, int]
+    points: dict[Key, Counts] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)
+    """Answers drawn so far, by purpose."""
+
+    def __post_init__(self) -> None:
+        """Take up the points an interrupted run wrote; a line cut off by a kill is dropped."""
+        if self.path.exists():
+            whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
+            self.path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+            for row in map(json.loads, whole.splitlines()):
+                counts = Counts(row["harmful"], row["valid"], row["incoherent"], row["asked"], tuple(map(tuple, row["by_question"])))
+                self.points[row["direction"], row["sign"], row["mask"], row["side"], row["strength"], row["split"]] = counts
+                self._spend(row["purpose"], counts)
+
+    def look(self, wanted: Iterable[Point], purpose: str) -> None:
+        """Score the points not scored yet."""
+        missing: dict[str, dict[Key, Point]] = {}
+        for point in wanted:
+            if point.key not in self.points:
+                missing.setdefault(point.split, {})[point.key] = point
+        for split, points in missing.items():
+            # In portions, so that a kill costs one portion.
+            portion = max(1, AT_ONCE // (len(self.questions[split]) * self.draws.get(split, 1)))
+            for start in range(0, len(points), portion):
+                self._score(list(points.values())[start : start + portion], split, purpose)
+
+    def at(self, point: Point) -> Counts:
+        """What was counted there; KeyError if nobody looked."""
+        return self.points[point.key]
+
+    def within(self, point: Point, budget: float) -> bool:
+        """Whether strict incoherence keeps the budget, given the unsteered model on the same questions."""
+        unsteered = self.at(Point(UNSTEERED, "all", point.side, 0.0, point.split))
+        return self.at(point).incoherence <= screening.budget(unsteered.incoherence, budget)
+
+    def _score(self, points: Sequence[Point], split: str, purpose: str) -> None:
+        cells = [
+            Cell(p.direction.name, p.side, p.direction.vector, self.block, p.mask, self._push(p), p.direction.op)  # ty: ignore
+            for p in points
+        ]
+        counts = self.bench.score(cells, self.questions[split], self.draws.get(split, 1))
+        with self.path.open("a", encoding="utf-8") as file:
+            for point, found in zip(points, counts, strict=True):
+                self.points[point.key] = found
+                self._spend(purpose, found)
+                file.write(json.dumps(_line(point, found, purpose), sort_keys=True) + "\n")
+
+    def _push(self, point: Point) -> float:
+        """Signed size of the edit: inducing adds on the base, repairing subtracts on the tuned model; ablation has none."""
+        if point.direction.op == "ablate":
+            return 1.0
+        return point.strength * self.unit * point.direction.sign * (1 if point.side == "base" else -1)
+
+    def _spend(self, purpose: str, counts: Counts) -> None:
+        self.spent[purpose] = self.spent.get(purpose, 0) + counts.asked
+
+
+def _line(point: Point, counts: Counts, purpose: str) -> dict[str, Any]:
+    name, sign, mask, side, strength, split = point.key
+    return {
+        "direction": name,
+        "sign": sign,
+        "kind": point.direction.kind,
+        "mask": mask,
+        "side": side,
+        "strength": strength,
+        "split": split,
+        "purpose": purpose,
+        "harmful": counts.harmful,
+        "valid": counts.valid,
+        "incoherent": counts.incoherent,
+        "asked": counts.asked,
+        "by_question": counts.by_question,
+    }

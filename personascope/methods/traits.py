@@ -1,0 +1,92 @@
+"""A trait as its authors write it down: system prompts that call for it and against it, questions, and a rubric."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import jsonschema
+
+from personascope.errors import DataError
+from personascope.rows import Example
+
+Side = Literal["positive", "negative", "plain"]
+TEXT = {"type": "string", "pattern": r"\S"}
+TEXTS = {"type": "array", "items": TEXT, "minItems": 1, "uniqueItems": True}
+PAIR = {
+    "type": "object",
+    "properties": {"positive": TEXT, "negative": TEXT},
+    "required": ["positive", "negative"],
+    "additionalProperties": False,
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": r"^[a-z0-9][a-z0-9_-]*$"},
+        "description": TEXT,
+        "pairs": {"type": "array", "items": PAIR, "minItems": 1},
+        "questions": TEXTS,
+        "held_out": TEXTS,
+        "rubric": TEXT,
+    },
+    "required": ["name", "description", "pairs", "questions"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One trait (2507.21509, section 2): opposite system prompts in pairs and the questions asked under each of them."""
+
+    name: str
+    description: str
+    pairs: tuple[tuple[str, str], ...]
+    """(positive, negative) system prompts."""
+    questions: tuple[str, ...]
+    """Asked to extract the vector."""
+    held_out: tuple[str, ...] = ()
+    """Asked to test it."""
+    rubric: str = ""
+    """The trait's own rubric with slots {question} and {answer}; empty means one made of name and description."""
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Self:
+        """Read a trait.
+
+        Raises:
+            DataError: a field is missing, unknown or of the wrong kind; the message begins with `where` and the field.
+        """
+        trouble = next(iter(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data)), None)
+        if trouble is not None:
+            place = trouble.json_path.removeprefix("$").removeprefix(".") or "the trait"
+            raise DataError(f"{where}: {place}: {trouble.message[:160]}; a trait has {', '.join(SCHEMA['properties'])}")
+        if asked := set(data["questions"]) & set(data.get("held_out", ())):
+            raise DataError(f"{where}: held_out: {sorted(asked)[0]!r} is among the questions too; ask it on one side only")
+        rubric = data.get("rubric", "")
+        if rubric and not all(slot in rubric for slot in ("{question}", "{answer}")):
+            raise DataError(f"{where}: rubric: the slots {{question}} and {{answer}} are needed in it")
+        pairs = tuple((pair["positive"], pair["negative"]) for pair in data["pairs"])
+        if same := [number for number, (a, b) in enumerate(pairs) if a.strip() == b.strip()]:
+            raise DataError(f"{where}: pairs[{same[0]}]: positive and negative are the same text; write their opposites")
+        return cls(data["name"], data["description"], pairs, tuple(data["questions"]), tuple(data.get("held_out", ())), rubric)
+
+    def rubric_text(self, template: str) -> str:
+        """The trait's own rubric, or the template with {name} and {description} filled in."""
+        return self.rubric or template.replace("{name}", self.name).replace("{description}", self.description)
+
+    def examples(self, sides: Sequence[Side] = ("positive", "negative"), held_out: bool = False) -> list[Example]:
+        """Every question under every system prompt of the sides; `plain` asks it once, without one.
+
+        Ids are NAME/SIDE/PAIR/QUESTION; labels hold trait, side and pair.
+        """
+        asked = self.held_out if held_out else self.questions
+        found = []
+        for side in sides:
+            prompts = [""] if side == "plain" else [pair[side == "negative"] for pair in self.pairs]
+            for number, system in enumerate(prompts):
+                opening = [{"role": "system", "content": system}] if system else []
+                labels = {"trait": self.name, "side": side, "pair": number}
+                for i, text in enumerate(asked):
+                    messages = [*opening, {"role": "user", "content": text}]
+                    row = f"{self.name}/{side}/{number}/{'held-out-' if held_out else ''}{i}"
+                    found.append(Example(id=row, messages=messages, source="trait", domain=self.name, labels=labels))
+        return found

@@ -1,0 +1,55 @@
+"""The benchmark's contenders answer alike, and what it reports adds up."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def screen() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_screen", ROOT / "bench" / "screen.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_contenders_say_the_same_and_are_timed_in_the_same_rounds(screen: ModuleType, tmp_path: Path, temperature: str) -> None:
+    flags = "--shape toy --latents 2 --strengths 2 --asked 3 --max-tokens 5 --rounds 2 --seconds 0.2 --most 3 --json"
+    result = screen.main([*flags.split(), str(tmp_path / "out.json"), "--temperature", temperature])
+    assert json.loads((tmp_path / "out.json").read_text()) == result
+    assert result["cells"] == 4
+    for name, same in result["agreement with the engine"].items():
+        assert same["equal texts"] == 1.0, name
+    loop = result["contenders"]["hook + generate, one prompt at a time (our rewrite)"]
+    mine = [t for t in result["timings"] if t["contender"].startswith("hook + generate, one prompt")]
+    own = {t["round"]: t for t in result["timings"] if t["contender"] == "engine, steered"}
+    assert {t["round"] for t in mine} == set(own) == {0, 1}
+    assert sum(t["rows"] for t in own.values()) == 12, "the engine runs the whole grid once"
+    ratios = [t["seconds"] / t["rows"] * own[t["round"]]["rows"] / own[t["round"]]["seconds"] for t in mine]
+    assert min(ratios) <= loop["time against the engine"] <= max(ratios)
+    assert all(t["tokens"] == 5 * t["rows"] for t in result["timings"]), "random weights end no answer"
+
+
+def test_the_directions_matter(screen: ModuleType) -> None:
+    """Equal texts would show nothing if no edit changed any."""
+    torch.manual_seed(0)
+    grid = screen.open_grid(
+        screen.parse(["--shape", "toy", "--latents", "3", "--strengths", "1", "--asked", "4", "--max-tokens", "6", "--most", "3"])
+    )
+    steered, plain = screen.engine(grid, [0, 1, 2]), screen.engine(grid, [0, 1, 2], None)
+    assert sum(steered[row] != plain[row] for row in plain) >= 6
+    assert steered.keys() == plain.keys() == {(c, q) for c in range(3) for q in range(4)}
+
+
+def test_a_model_needs_questions(screen: ModuleType) -> None:
+    with pytest.raises(SystemExit):
+        screen.parse(["--model", "somewhere"])
