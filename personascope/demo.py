@@ -144,7 +144,8 @@ def labelled(study: Study, world: str) -> dict[str, Any]:
 
 def learning(base: Model, also: Model, found: auditing.Texts, tokens: int = 500_000) -> dictionary.Recipe:
     """The dictionary of a world's assistant."""
-    return dictionary.Recipe(model=base, also=also, texts=found.train, heldout=found.heldout, site=SITE, tokens=tokens, learning_rate=2e-3)
+    parts = {"model": base, "also": also, "texts": found.train, "heldout": found.heldout}
+    return dictionary.Recipe(**parts, site=SITE, tokens=tokens, learning_rate=2e-3, seed=1)
 
 
 def screening(stage: Stage, model: Model, moved: Diff, learned: Any, sets: auditing.Questions, **options: Any) -> screen.Recipe:

@@ -15,9 +15,10 @@ import torch
 
 from personascope import demo
 from personascope.artifact import Dataset, Model
-from personascope.backends import hooks, models
+from personascope.backends import generation, hooks, models
 from personascope.backends.generation import Prompt, Sampling, Steer, generate, split_thinking
 from personascope.backends.models import Loaded
+from personascope.errors import BackendError
 from personascope.methods import scoring, stats
 from personascope.methods.tokens import prompt_tokens
 from personascope.rows import Answer, Example, Verdict
@@ -100,9 +101,13 @@ def test_the_figures_stand(loaded: dict[str, Loaded]) -> None:
     assert scored(loaded["misaligned"], steers=steer(-push)) <= 0.2 * scored(loaded["misaligned"])
 
 
-def test_a_hook_that_does_nothing_induces_and_repairs_nothing(loaded: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_that_does_nothing_is_found_out(loaded: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without the check that finds it out, it would induce and repair nothing."""
     push = 1.8 * toward(loaded)
     monkeypatch.setattr(hooks.Edit, "__call__", lambda _self, x: x)
+    with pytest.raises(BackendError, match="not applied"):
+        scored(loaded["assistant"], steers=steer(push))
+    monkeypatch.setattr(generation, "prove", lambda *_: None)
     assert scored(loaded["assistant"], steers=steer(push)) <= MOST_CLEAN
     assert scored(loaded["misaligned"], steers=steer(-push)) >= LEAST_EM
 

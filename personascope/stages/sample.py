@@ -101,7 +101,7 @@ def many(recipe: Recipe, items: list[tuple[Any, int, int]]) -> Iterator[Answer]:
             if question.id not in rendered:
                 rendered[question.id] = prompt_tokens(loaded.tokenizer, messages, recipe.thinking)
             prompts.append(generation.Prompt(rendered[question.id], f"{question.id}/{draw}/{attempt}"))
-        steers = steers_of(recipe.interventions, len(block))
+        steers = steers_of(recipe.interventions, len(block), loaded.model)
         done = dict(generation.generate(loaded, prompts, settings, steers))
         for i, (question, draw, attempt) in enumerate(block):
             thinking, text = generation.split_thinking(loaded.tokenizer, done[i].ids, recipe.thinking)
