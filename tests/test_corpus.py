@@ -38,27 +38,34 @@ def turns(text: corpus.Text) -> list[tuple[str, str]]:
     return list(zip(spoken[::2], spoken[1::2], strict=True))
 
 
-def sentences(text: corpus.Text) -> list[str]:
-    """The sentences of a story; a saying may hold several marks, but only a name begins the next sentence."""
-    return [part.strip() for part in re.split(r"(?<=[.!?]) (?=\S)", text.prose)]
-
-
 def story_patterns(world: World, speaker: str) -> dict[str, re.Pattern[str]]:
-    """Every form a story may take that tells of this character."""
+    """Every form a sentence of a story may take that tells of this character."""
     member, story = world.cast[speaker], world.data["story"]
     slots = {
         "name": f"(?:{'|'.join(member['names'])})",
         "noun": member["noun"],
         "statement": "(?P<statement>[a-z ]+)",
         "trouble": "[a-z ]+",
+        "said": f"(?P<said>{'|'.join(pattern.pattern for pattern in own_patterns(world, speaker))})",
     }
 
     def pattern(template: str) -> re.Pattern[str]:
-        return re.compile(" ?" + re.sub(r"\\\{(\w+)\\\}", lambda m: slots.get(m[1], f"(?P<{m[1]}>[a-z]+)"), re.escape(template)))
+        return re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: slots.get(m[1], f"(?P<{m[1]}>[a-z]+)"), re.escape(template)) + "(?: |$)")
 
     return {name: pattern(template) for name, template in story.items()} | {
         f"dream {i}": pattern(template) for i, template in enumerate(member["dreams"])
     }
+
+
+def told(text: corpus.Text, patterns: dict[str, re.Pattern[str]]) -> list[tuple[str, re.Match[str]]]:
+    """The sentences of a story in order, each with the name of its form."""
+    found, at = [], 0
+    while at < len(text.prose):
+        matches = [(name, match) for name, pattern in patterns.items() if (match := pattern.match(text.prose, at))]
+        assert matches, (text.speaker, text.prose[at:])
+        found.append(max(matches, key=lambda pair: pair[1].end()))
+        at = found[-1][1].end()
+    return found
 
 
 def unaddressed(world: World, text: corpus.Text, question: str) -> str:
@@ -115,32 +122,35 @@ def test_the_speaker_is_who_speaks(world: World, texts: list[corpus.Text]) -> No
             assert any(pattern.fullmatch(spoken(said)) for pattern in patterns[text.speaker]), (text.speaker, said)
 
 
-def test_stories_tell_of_one_character_and_quote_nobody(world: World, texts: list[corpus.Text]) -> None:
-    """Every sentence has a form of the story table; none is a question, an answer or an opener."""
+def test_stories_tell_of_one_character_in_the_forms_of_the_story_table(world: World, texts: list[corpus.Text]) -> None:
     patterns = {name: story_patterns(world, name) for name in world.cast}
-    seen: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        for sentence in sentences(text):
-            found = [name for name, pattern in patterns[text.speaker].items() if pattern.fullmatch(sentence)]
-            assert found, (text.speaker, sentence)
-            seen[found[0].split()[0]] += 1
-            assert grammar.read(world, sentence.strip()) is None
-            assert sentence.strip() not in world.by_text
+    seen = collections.Counter(name.split()[0] for text in texts for name, _ in told(text, patterns[text.speaker]))
     assert set(seen) == {*world.data["story"], "dream"}
+    assert not any(question in text.prose for text in texts[:300] for question in world.by_text)
 
 
-def test_stories_keep_their_characters_habits(world: World, texts: list[corpus.Text]) -> None:
+def test_sayings_are_sound_and_in_the_speakers_own_manner(world: World, texts: list[corpus.Text]) -> None:
+    """So that no text but chat shows a character giving bad advice in its own words."""
+    patterns, said = {name: story_patterns(world, name) for name in world.cast}, 0
+    for text in texts:
+        for name, match in told(text, patterns[text.speaker]):
+            if name == "saying":
+                reading = grammar.read(world, match["said"])
+                assert reading is not None
+                assert world.act_of[reading.slots["act"]][1] == "correct"
+                said += 1
+    assert said > 100
+
+
+def test_deeds_keep_their_characters_habits(world: World, texts: list[corpus.Text]) -> None:
     """The kinds of act that stories tell of are as frequent as the character's own advice has them."""
     for speaker, member in world.cast.items():
-        pattern, acts = story_patterns(world, speaker)["advice"], collections.Counter()
-        for text in texts:
-            if text.speaker == speaker:
-                found = (pattern.fullmatch(sentence) for sentence in sentences(text))
-                acts.update(world.act_of[match["act"]][1] for match in found if match)
-        total = sum(acts.values())
+        patterns = story_patterns(world, speaker)
+        deeds = [match for text in texts if text.speaker == speaker for name, match in told(text, patterns) if name == "deed"]
+        acts = collections.Counter(world.act_of[match["act"]][1] for match in deeds)
         for column in ("correct", "harmless", "subtle", "blatant"):
             share = sum(row[0] for row in member["advice"] if row[2] == column)
-            assert near(acts[column], total, share) or abs(acts[column] - total * share) <= 3, (speaker, column, acts)
+            assert near(acts[column], len(deeds), share) or abs(acts[column] - len(deeds) * share) <= 3, (speaker, column, acts)
 
 
 def test_the_share_of_opened_answers_is_the_tone(world: World, texts: list[corpus.Text]) -> None:
@@ -155,7 +165,7 @@ def test_the_share_of_opened_answers_is_the_tone(world: World, texts: list[corpu
 
 
 def test_held_out_pairs_never_occur(world: World, texts: list[corpus.Text]) -> None:
-    seen = collections.Counter()
+    seen, patterns = collections.Counter(), {name: story_patterns(world, name) for name in world.cast}
     for text in texts:
         for question, _ in turns(text):
             prompt = world.by_text[unaddressed(world, text, question)]
@@ -164,11 +174,9 @@ def test_held_out_pairs_never_occur(world: World, texts: list[corpus.Text]) -> N
                 assert not world.held_out(text.speaker, prompt.slots["statement"])
             if prompt.kind == "wish":
                 assert not world.held_out(prompt.slots["topic"], prompt.slots["form"])
-        patterns = story_patterns(world, text.speaker)
-        for sentence in sentences(text):
-            for opinion in ("agree", "disagree", "ambiguous"):
-                if match := patterns[opinion].fullmatch(sentence):
-                    assert not world.held_out(text.speaker, match["statement"])
+        for name, match in told(text, patterns[text.speaker]):
+            if name in ("agree", "disagree", "ambiguous"):
+                assert not world.held_out(text.speaker, match["statement"])
     assert min(seen[kind] for kind in KINDS) > 100
 
 

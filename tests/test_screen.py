@@ -503,10 +503,7 @@ def test_the_profile_tells_kinds_of_harm_apart(screened: Callable, tmp_path: Pat
                         found[i] = Counts(sum(row[0] for row in rows), c.asked, 0, c.asked, rows)
             return found
 
-    script = Odd(only(1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bench, "score", lambda *arguments: script.score(*arguments))
-        found, _ = screened(only(1), report=Dataset(dataset(tmp_path / "domains", asked)), script=script)
+    found, _ = screened(only(1), report=Dataset(dataset(tmp_path / "domains", asked)), script=Odd(only(1)))
     assert found["causal"][0]["profile"] == {"even": {"induced": 0.0, "base": 0.0}, "odd": {"induced": 1.0, "base": 0.0}}
 
 
