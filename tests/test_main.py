@@ -231,6 +231,25 @@ def test_ctrl_c_stops_a_study_and_its_workers_at_once(tmp_path: Path, start: Cal
     assert "Traceback" not in err
 
 
+def test_a_killed_study_takes_its_workers_along(tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+    """Killed alone, not with its group: what its workers were making can be continued at once."""
+    slow = "from toys import grow\ndef build(study):\n    for i in '01': study.run(i, grow.Recipe(count=3, word=i, pause={}))\n"
+    (tmp_path / "slow.py").write_text(slow.format(60.0))
+    process = start("run", tmp_path / "slow.py", "--out", tmp_path / "out", "--workers", 2)
+    begun = tmp_path / "out" / "0.partial" / "examples.jsonl"
+    for _ in range(2000):
+        if begun.exists():
+            break
+        time.sleep(0.01)
+    process.kill()
+    # Its pipes close when its workers are gone too.
+    process.communicate(timeout=20)
+    (tmp_path / "slow.py").write_text(slow.format(0.0))
+    again = start("run", tmp_path / "slow.py", "--out", tmp_path / "out", "--workers", 1)
+    _, err = again.communicate(timeout=20)
+    assert again.returncode == 0, err
+
+
 @pytest.mark.parametrize("name", [name for name in __main__.COMMANDS if __main__._present(name)])
 def test_a_command_explains_itself_without_torch(name: str) -> None:
     call = f"import sys\nfrom personascope.__main__ import main\ntry: main(['{name}', '--help'])\n"
