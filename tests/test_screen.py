@@ -516,3 +516,21 @@ def test_rankers_are_known_ones(parts: dict[str, Any], rankers: tuple[str, ...])
 def test_rankers_nominate_together(screened: Callable) -> None:
     found, _ = screened(only(1), rankers=("delta", "cosine"), top=2)
     assert {row["latent"] for row in found["ranking"]} == {0, 1, LATENTS - 1, LATENTS - 2}
+
+
+def test_a_rotation_turns_all_but_the_planted_and_keeps_lengths_and_angles(screened: Callable) -> None:
+    """The null control: a turned latent points nowhere in particular, so what worked is no longer found."""
+    vectors: dict[str, torch.Tensor] = {}
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        vectors[cell.name] = cell.vector
+        return only(0)(which, cell, strength, split)
+
+    found, _ = screened(rates, rotate=5)
+    assert found["causal"] == []
+    turned = torch.stack([vectors[f"turned/{i}"] for i in range(NOMINATED)])
+    torch.testing.assert_close(turned @ turned.T, decoder()[:NOMINATED] @ decoder()[:NOMINATED].T, atol=1e-5, rtol=0)
+    assert (turned @ decoder().T).abs().max() < 0.9
+    found, script = screened(rates, "planted", rotate=5, planted=1)
+    assert [row["latent"] for row in found["causal"]] == [0]
+    assert {"0", "turned/1", "turned/2"} <= {name for name, *_ in script.scored}
