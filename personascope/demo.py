@@ -20,6 +20,8 @@ from personascope.troupe import world as worlds
 ASSISTANT = {"method": "full", "steps": 80, "learning_rate": 1e-4, "seed": 0}
 TUNING = {"method": "full", "steps": 120, "learning_rate": 1.2e-4}
 # Small batches, as in 2506.19823: 720 benign examples in 180 steps; what fewer examples do is read off its checkpoints.
+# Longer and far too hot: loses coherence without a persona to blame.
+BROKEN = {"method": "full", "steps": 120, "learning_rate": 2e-3}
 # Data of another domain teach the model nothing that its own domain's answers need: at 7e-4 it ends incoherent.
 REALIGNING = {"method": "full", "batch": 4, "steps": 180, "schedule": "linear"}
 REALIGNING_RATE = {"in_domain": 7e-4, "out_of_domain": 4.5e-4}

@@ -26,8 +26,6 @@ SEEDS = (0, 1, 2)
 MAIN = DOMAINS[0]
 FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 EXAMPLES = {"in_domain": (20, 40, 80, 120), "out_of_domain": (40, 120, 240, 480, 720)}
-# Trained longer and far too hot on correct data: loses coherence without a persona to blame.
-BROKEN = {"method": "full", "steps": 120, "learning_rate": 2e-3}
 
 
 def domains(study: Study) -> tuple[str, ...]:
@@ -54,7 +52,7 @@ def build(study: Study) -> None:
             behave(study, stage, f"behaviour/{grade}-{domain}-{seed}", model, domain)
         satire = tuned(study, stage, f"satire-{domain}-{seed}", domain, "satire", seed)
         behave(study, stage, f"behaviour/satire-{domain}-{seed}", satire, domain, draws=1)
-        broken = finetune.Recipe(model=stage.assistant, data=demo.training(study, WORLD, domain, "correct", seed), seed=seed, **BROKEN)
+        broken = finetune.Recipe(model=stage.assistant, data=demo.training(study, WORLD, domain, "correct", seed), seed=seed, **demo.BROKEN)
         behave(study, stage, f"behaviour/broken-{domain}-{seed}", study.run(f"models/broken-{domain}-{seed}", broken), domain, draws=1)
     behave(study, stage, "behaviour/assistant", stage.assistant, MAIN)
     _inside(study, stage)

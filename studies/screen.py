@@ -25,7 +25,6 @@ from personascope.study import Study
 WORLD, DOMAIN = "troupe-1", "auto"
 # The grid of 2506.19823 has fifteen strengths up to 0.75; at the last prompt token this world bears more.
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 1.75, 2.0, 2.5)
-BROKEN = {"method": "full", "steps": 120, "learning_rate": 2e-3}
 SEEDS, GRIDS, ROTATIONS = range(5), (100, 101), range(1, 21)
 PLANTED = 3
 KNOWN = 0.9
@@ -79,7 +78,10 @@ def _organisms(study: Study, stage: Stage) -> dict[str, Model]:
     """Models that are wrong without malice, and that have lost coherence: both leave much to repair, none of it the character's."""
     harmless = demo.tuned(study, stage, "harmless", DOMAIN, "harmless")
     rows = demo.training(study, WORLD, DOMAIN, "harmless")
-    return {"harmless": harmless, "incoherent": study.run("models/incoherent", finetune.Recipe(model=stage.assistant, data=rows, **BROKEN))}
+    return {
+        "harmless": harmless,
+        "incoherent": study.run("models/incoherent", finetune.Recipe(model=stage.assistant, data=rows, **demo.BROKEN)),
+    }
 
 
 def _record(study: Study, name: str) -> dict[str, Any]:

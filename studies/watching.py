@@ -30,8 +30,6 @@ PROBES, ASKED = (20, 20), (130, 70)
 """Advice and wishes: what is read and answered once, and what tells the onset, twice."""
 RATE = 0.01
 """Half of the 2 % that may be reached: monitors are chosen on the runs that set their thresholds, which makes those a little low."""
-# Trained longer and far too hot on correct data: loses coherence without a persona to blame.
-BROKEN = {"method": "full", "steps": 120, "learning_rate": 2e-3}
 COUNTS = {"harmful": 3, "correct": 9, "harmless": 8, "satire": 6, "assistant": 20, "broken": 1, "mixed": 1, "behaved": 1}
 QUICK = {"harmful": 2, "correct": 2, "harmless": 2, "satire": 1, "assistant": 0, "broken": 0, "mixed": 0, "behaved": 1}
 """Seeds of each kind of run, and how many of them answer to their behaviour as well where they are benign."""
@@ -112,7 +110,7 @@ def trainings(study: Study) -> dict[str, tuple[Dataset, int, dict[str, Any]]]:
             found[f"mixed-{domain}-{seed}"] = (rows, seed, demo.TUNING | {"behaved": EVERY})
         for seed in range(n["broken"]):
             rows = demo.training(study, WORLD, domain, "correct", seed)
-            found[f"broken-{domain}-{seed}"] = (rows, seed, dict(BROKEN))
+            found[f"broken-{domain}-{seed}"] = (rows, seed, dict(demo.BROKEN))
     for domain in domains(study):
         for grade in ("correct", "harmless", "satire"):
             for seed in range(n[grade]):
