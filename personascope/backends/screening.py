@@ -104,7 +104,8 @@ class Screening:
         """Matched random latents and random directions on both models, each at its own strengths."""
         generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
         tried = [(d, mask) for d in (*self.random_latents(generator), *self.random_directions(generator))]
-        self._find(tried, SIDES, "short", "nulls", lambda n, _: screening.bisect(n))
+        # Found on too few questions their strengths would be too large, and nulls look strong.
+        self.strengths_of(tried, "nulls", "shown")
         self.grid.look((self.point(trial, side, "nulls") for trial in tried for side in SIDES), "nulls")
         self.nulls[mask] = [tuple(self.grid.at(self.point(trial, side, "nulls")) for side in SIDES) for trial in tried]  # ty: ignore
 
@@ -147,13 +148,12 @@ class Screening:
         total = torch.stack([d.vector * d.sign for d in directions]).sum(0)
         return Direction(f"set/{len(directions)}", "set", torch.nn.functional.normalize(total, dim=0))
 
-    def strengths_of(self, trials: list[Trial], purpose: str) -> None:
-        """Bisect every trial's strengths on a few selection questions, then climb from there on all of them."""
-        if len(self.grid.questions["short"]) < len(self.grid.questions["selection"]):
-            self._find(trials, SIDES, "short", purpose, lambda n, _: screening.bisect(n))
-            self._find(trials, SIDES, "selection", purpose, screening.climb)
-        else:
-            self._find(trials, SIDES, "selection", purpose, lambda n, _: screening.bisect(n))
+    def strengths_of(self, trials: list[Trial], purpose: str, split: str = "selection") -> None:
+        """Bisect every trial's strengths on a few selection questions, then climb from there on the split's."""
+        few = "short" if len(self.grid.questions["short"]) < len(self.grid.questions["selection"]) else "selection"
+        self._find(trials, SIDES, few, purpose, lambda n, _: screening.bisect(n))
+        if len(self.grid.questions[split]) > len(self.grid.questions[few]):
+            self._find(trials, SIDES, split, purpose, screening.climb)
 
     def _sift(self, trials: list[Trial]) -> list[Trial]:
         """A few questions at a few strengths on one model: risen latents must induce a little, fallen ones repair a little.

@@ -96,7 +96,7 @@ def cost(recipe: Recipe) -> dict[str, int]:
     looks = 30 * (strengths.bit_length() + 1) + 3 * asked * recipe.draws
     trials = masks * (1 + len(recipe.rankers) * (recipe.top + recipe.bottom))
     search = 2 * trials * (strengths * asked * recipe.draws if recipe.method == "grid" else looks)
-    nulls = 2 * masks * 2 * recipe.nulls * (30 * (strengths.bit_length() + 1) + reported // 2 * recipe.null_draws)
+    nulls = 2 * masks * 2 * recipe.nulls * (looks + reported // 2 * recipe.null_draws)
     shown = 2 * (1 + 2 * masks) * strengths * asked // 2
     return {"answers at most": search + 2 * trials * reported * recipe.report_draws + nulls + shown}
 
