@@ -239,14 +239,16 @@ def test_every_mask_has_its_own_winner_and_reference(screened: Callable) -> None
         rate, lost = only({"all": 0, "last_prompt": 1}[cell.mask])(which, cell, strength, split)
         return rate, 0.5 if cell.mask == "all" and strength > 1 else lost
 
-    found, _ = screened(rates, masks=("last_prompt", "all"))
+    found, _ = screened(rates, masks=("last_prompt", "all"), null_masks="every")
     assert found["best"] == found["by_mask"]["last_prompt"]
     assert {(row["latent"], row["mask"]) for row in found["causal"]} == {(1, "last_prompt"), (0, "all")}
     assert {mask: (one["latent"], one["alpha"]) for mask, one in found["by_mask"].items()} == {"last_prompt": (1, 1.5), "all": (0, 1.0)}
     assert found["mean_difference"]["direction"].startswith("mean_difference/")
     assert "latent" not in found["mean_difference"]
-    # Nulls run wherever somebody is beyond chance.
     assert set(found["nulls"]) == {"last_prompt", "all"}
+    cheap, _ = screened(rates, "cheap", masks=("last_prompt", "all"))
+    assert set(cheap["nulls"]) == {"last_prompt"}
+    assert {(row["latent"], row["mask"]) for row in cheap["causal"]} == {(1, "last_prompt")}
 
 
 def test_nulls_have_their_own_strength_and_set_the_bar(screened: Callable) -> None:

@@ -26,7 +26,8 @@ def record(s: Screening) -> dict[str, Any]:
     winners = {mask: next(t for t in ranked if t[1] == mask) for mask in s.recipe.masks}
     s.test([*ranked, *s.references])
     for mask in s.recipe.masks:
-        if mask == best[1] or any(t[1] == mask and _by_chance(s, t) <= s.recipe.fdr for t in ranked):
+        wanted = s.recipe.null_masks == "every" and any(t[1] == mask and _by_chance(s, t) <= s.recipe.fdr for t in ranked)
+        if mask == best[1] or wanted:
             s.run_nulls(mask)
     tests = _tests(s)
     causal = [t for t in ranked if tests[t]["q"] <= s.recipe.fdr]

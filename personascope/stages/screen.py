@@ -54,6 +54,8 @@ class Recipe(Base):
     """Strict incoherence allowed: this much, or unsteered plus this much where the model itself is above it."""
     nulls: int = 50
     """Random latents matched in firing rate, and as many random directions, each at its own strength."""
+    null_masks: Literal["best", "every"] = "best"
+    """Where nulls run: at the winner's mask, or at every mask at which a latent is beyond chance. Untested masks name nobody."""
     draws: int = 1
     report_draws: int = 2
     null_draws: int = 1
@@ -96,7 +98,7 @@ def cost(recipe: Recipe) -> dict[str, int]:
     looks = 30 * (strengths.bit_length() + 1) + 3 * asked * recipe.draws
     trials = masks * (1 + len(recipe.rankers) * (recipe.top + recipe.bottom))
     search = 2 * trials * (strengths * asked * recipe.draws if recipe.method == "grid" else looks)
-    nulls = 2 * masks * 2 * recipe.nulls * (looks + reported // 2 * recipe.null_draws)
+    nulls = 2 * (masks if recipe.null_masks == "every" else 1) * 2 * recipe.nulls * (looks + reported // 2 * recipe.null_draws)
     shown = 2 * (1 + 2 * masks) * strengths * asked // 2
     return {"answers at most": search + 2 * trials * reported * recipe.report_draws + nulls + shown}
 
