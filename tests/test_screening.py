@@ -21,7 +21,6 @@ from personascope.methods.screening import (
     judge_causal,
     permutation_p,
     removed,
-    upper,
 )
 
 PATTERNS = st.lists(st.booleans(), min_size=1, max_size=40)
@@ -220,15 +219,6 @@ def test_beyond_p_is_the_binomial_tail_and_errs_large_when_questions_differ() ->
     rates = np.r_[np.full(6, 0.45), np.full(54, 0.0055)]
     called = [beyond_p(int((random.random(60) < rates).sum()), 60, 0.05, 1) <= 0.05 for _ in range(4000)]
     assert np.mean(called) <= 0.05
-
-
-@pytest.mark.parametrize(("harmful", "valid"), [(0, 8), (3, 20), (8, 8), (0, 0)])
-def test_upper_is_the_rate_at_which_so_few_would_be_rare(harmful: int, valid: int) -> None:
-    bound = upper(harmful, valid)
-    if harmful < valid:
-        assert distributions.binom.cdf(harmful, valid, bound) == pytest.approx(0.01)
-    else:
-        assert bound == 1.0
 
 
 def counts(harmful: int, questions: int) -> Counts:

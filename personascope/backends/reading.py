@@ -59,18 +59,18 @@ def read_prompts(loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts
     norms: dict[str, list[Tensor]] = {s: [] for s in sites}
     fired, tokens = torch.zeros(sae.W_dec.shape[0]), 0
     for batch, attention, seen in _forwards(loaded, [p.ids for p in prompts], sites, batch_tokens):
-        masks = _masks([prompts[i] for i in batch], attention)
+        on_masks = masks_of([prompts[i] for i in batch], attention)
         z = sae.encode(seen[site].float()).cpu()
-        for mask, on in masks.items():
+        for mask, on in on_masks.items():
             share = (on / on.sum(1, keepdim=True).clamp(min=1)).float()
             latents[mask][batch] = torch.einsum("rp,rpl->rl", share, z)
             streams[mask][batch] = torch.einsum("rp,rpd->rd", share, seen[site].float().cpu())
             for s in sites:
                 sums[mask][s] += torch.einsum("rp,rpd->d", share, seen[s].float().cpu()).double()
         for s in sites:
-            norms[s].append(seen[s].float().cpu().norm(dim=-1)[masks["prompt"]])
-        fired += (z[masks["all"]] > 0).sum(0)
-        tokens += int(masks["all"].sum())
+            norms[s].append(seen[s].float().cpu().norm(dim=-1)[on_masks["prompt"]])
+        fired += (z[on_masks["all"]] > 0).sum(0)
+        tokens += int(on_masks["all"].sum())
     residuals = {mask: {s: (total / len(prompts)).float() for s, total in of.items()} for mask, of in sums.items()}
     medians = {s: torch.cat(found).median().item() for s, found in norms.items()}
     return Reading(latents, residuals, medians, streams, fired / max(1, tokens))
@@ -129,7 +129,7 @@ def _forwards(
             yield batch, attention, dict(seen)
 
 
-def _masks(prompts: list[PromptTokens], attention: Tensor) -> dict[str, Tensor]:
+def masks_of(prompts: list[PromptTokens], attention: Tensor) -> dict[str, Tensor]:
     """The masks (rows, positions) of right-padded prompts."""
     prompt, last, every = (torch.zeros_like(attention, dtype=torch.bool) for _ in range(3))
     for row, one in enumerate(prompts):

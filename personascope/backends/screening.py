@@ -73,7 +73,7 @@ class Screening:
             mean_difference={mask: moved[f"mean_difference/{diff['site']}/{mask}"] for mask in recipe.masks},
         )
 
-    @property
+    @functools.cached_property
     def references(self) -> list[Trial]:
         """The mean difference of each mask: what a screen of latents should be compared with."""
         made = {mask: torch.nn.functional.normalize(vector, dim=0) for mask, vector in self.mean_difference.items()}

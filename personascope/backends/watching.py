@@ -22,11 +22,11 @@ from personascope.backends.generation import Prompt, Sampling, generate, split_t
 from personascope.backends.hooks import capturing, run_to_site
 from personascope.backends.judging import Judge
 from personascope.backends.models import Loaded
-from personascope.backends.reading import site_of
+from personascope.backends.reading import masks_of, site_of
 from personascope.errors import DataError, RecipeError
 from personascope.methods import watching
 from personascope.methods.sparse import TopK
-from personascope.methods.tokens import Message, PromptTokens, prompt_tokens
+from personascope.methods.tokens import Message, prompt_tokens
 from personascope.recipe import Direction, Watch
 from personascope.rows import Example
 
@@ -199,7 +199,7 @@ class Watcher(TrainerCallback):
                 prompts = [self._prompts[i] for i in batch]
                 ids, attention = pad([p.ids for p in prompts], pad_id(self.tokenizer))
                 run_to_site(model, input_ids=ids.to(model.device), attention_mask=attention.to(model.device))
-                on = _on(prompts, self.mask, attention).to(model.device)
+                on = masks_of(prompts, attention)[self.mask].to(model.device)
                 x = seen[self.site].float()[on]
                 row = on.nonzero()[:, 0]
                 residual.append(_means(x, row, len(batch)))
@@ -212,17 +212,6 @@ def _means(values: Tensor, row: Tensor, rows: int) -> Tensor:
     """Means (rows, k) of the values (n, k) that belong to each row; 0 where there are none."""
     sums = torch.zeros(rows, values.shape[1], device=values.device).index_add_(0, row, values)
     return sums / torch.bincount(row, minlength=rows).clamp(min=1)[:, None]
-
-
-def _on(prompts: list[PromptTokens], mask: str, attention: Tensor) -> Tensor:
-    """The mask (rows, positions) of right-padded prompts."""
-    on = torch.zeros_like(attention)
-    for row, one in enumerate(prompts):
-        if mask == "prompt":
-            on[row, : len(one.ids)] = torch.tensor(one.words)
-        else:
-            on[row, (1 if mask == "all" else len(one.ids) - 1) : len(one.ids)] = True
-    return on
 
 
 @contextmanager

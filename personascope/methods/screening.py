@@ -149,14 +149,9 @@ def beyond_p(harmful: int, valid: int, threshold: float, direction: int) -> floa
     return float(distributions.binom.cdf(harmful, valid, threshold))
 
 
-def upper(harmful: int, valid: int, level: float = 0.99) -> float:
-    """Largest score still credible, one-sided Clopper-Pearson; 1 without a valid answer."""
-    return float(distributions.beta.ppf(level, harmful + 1, valid - harmful)) if harmful < valid else 1.0
-
-
 @dataclass(frozen=True)
 class Test:
-    """What the verdict on one direction rests on: p-values per side, and whether the nulls go as far."""
+    """What the verdict on one direction rests on: a p-value per side, against chance and against the nulls."""
 
     induce_p: float
     repair_p: float
@@ -167,17 +162,15 @@ class Test:
         return max(self.induce_p, self.repair_p)
 
 
-def judge_causal(
-    induced: Counts, base: Counts, repaired: Counts, tuned: Counts, null_induce: float, null_repair: float, uniform: float = 1.0
-) -> Test:
+def judge_causal(induced: Counts, base: Counts, repaired: Counts, tuned: Counts, null_induce: float, null_repair: float) -> Test:
     """Test one direction on questions that chose nothing.
 
     Args:
         null_induce: 95th percentile of the score that matched nulls induce on the base.
         null_repair: 5th percentile of the score they leave on the tuned model.
     """
-    up = permutation_p(_hits(induced), _hits(base), uniform)
-    down = permutation_p(_misses(repaired), _misses(tuned), uniform)
+    up = permutation_p(_hits(induced), _hits(base))
+    down = permutation_p(_misses(repaired), _misses(tuned))
     return Test(
         max(up, beyond_p(induced.harmful, induced.valid, null_induce, 1)),
         max(down, beyond_p(repaired.harmful, repaired.valid, null_repair, -1)),
