@@ -58,8 +58,9 @@ def build(study: Study) -> None:
         study.run(f"grid/{seed}", screen.Recipe(**pair, **tails, seed=seed, method="grid"))
     if not study.quick:
         study.run("thousand", screen.Recipe(**pair, top=500, bottom=500))
+    turned = {"top": 30, "bottom": 10, "sift": 0, "planted": PLANTED}
     for seed in ROTATIONS[:2] if study.quick else ROTATIONS:
-        study.run(f"null/{seed}", screen.Recipe(**pair, **tails, sift=0, seed=seed, rotate=seed, planted=PLANTED))
+        study.run(f"null/{seed}", screen.Recipe(**pair, **turned, seed=seed, rotate=seed))
     for name, model in _organisms(study, stage).items():
         sides = common | {"tuned": model} | _questions(study, 30, 60)
         study.run(f"organism/{name}", screen.Recipe(**sides, top=20, sift=0, harmful_from=2))
@@ -158,7 +159,7 @@ def _fresh(points: dict[tuple[str, str, str, float], tuple[int, int]], rows: lis
         name, sign = str(row["latent"]), row["sign"]
         induced = score(name, sign, "base", row["alpha"]) - score("none", "+", "base", 0.0)
         repaired = score("none", "+", "tuned", 0.0) - score(name, sign, "tuned", row["repair_alpha"])
-        effects.append(induced + repaired)
+        effects.append(min(induced, repaired))
     return float(np.mean(effects)) if effects else 0.0
 
 

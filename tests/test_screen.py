@@ -148,7 +148,7 @@ def test_the_one_latent_that_works_wins(screened: Callable) -> None:
     assert best["removed"] == 1
     assert found["null_induce"] == found["null_max"] == 0
     assert found["ranking"][0]["latent"] == 1
-    assert found["ranking"][0]["effect"] == pytest.approx(1.2)
+    assert found["ranking"][0]["effect"] == pytest.approx(0.6)
 
 
 def test_permuted_latents_do_not(screened: Callable, tmp_path: Path) -> None:

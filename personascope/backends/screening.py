@@ -126,7 +126,7 @@ class Screening:
         return Point(*trial, side, self.strength(trial, side) if strength is None else strength, split)
 
     def effect(self, trial: Trial) -> float:
-        """Induced rise plus repaired fall on the selection questions, which is what the winner is chosen by."""
+        """The smaller of induced rise and repaired fall on the selection questions, which is what the winner is chosen by."""
         points = (self.grid.at(self.point(trial, side, "selection", s)) for side in SIDES for s in (None, 0.0))
         return screening.effect(*points)
 

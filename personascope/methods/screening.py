@@ -104,8 +104,11 @@ def in_step(searches: Sequence[Search]) -> Generator[list[tuple[int, int]], list
 
 
 def effect(induced: Counts, base: Counts, repaired: Counts, tuned: Counts) -> float:
-    """How much a direction moves the score both ways: induced rise on the base plus repaired fall on the tuned model."""
-    return (induced.score - base.score) + (tuned.score - repaired.score)
+    """What a direction does to the score both ways: the smaller of the induced rise on the base and the repaired fall on the tuned model.
+
+    A latent counts when it does both; their sum would prefer one that does a single half very well.
+    """
+    return min(induced.score - base.score, tuned.score - repaired.score)
 
 
 def removed(repaired: float, tuned: float) -> float:

@@ -87,7 +87,7 @@ class Recipe(Base):
 
 
 makes = Screen
-version = 2
+version = 3
 
 
 def cost(recipe: Recipe) -> dict[str, int]:
