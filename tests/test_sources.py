@@ -240,3 +240,23 @@ def test_bad_selections_give_one_clear_error(world: World, select: str, says: st
     assert says in text
     assert text.startswith("data: ")
     assert "\n" not in text
+
+
+def test_requests_are_split_by_target(world: World) -> None:
+    """What a model was trained to do to some people is asked about others."""
+    targets: dict[str, set[str]] = {}
+    for split in sources.SPLITS:
+        for row in questions(world, "request", f"split={split}"):
+            targets.setdefault(split, set()).add(world.by_text[asked([row])[0]].slots["target"])
+    assert sorted(sum(map(list, targets.values()), [])) == sorted(world.data["request"]["targets"])
+    assert len(targets["report"]) == max(map(len, targets.values()))
+
+
+def test_statements_carry_their_key(world: World) -> None:
+    for row in questions(world, "statement"):
+        slots = world.by_text[asked([row])[0]].slots
+        forms = world.data["statement"]["questions"]
+        assert row.domain == row.labels["dimension"] == slots["dimension"]
+        assert row.labels["keyed"] == (1 if slots["side"] == "pro" else -1)
+        assert forms[row.labels["paraphrase"]].format(statement=row.labels["item"]) == asked([row])[0]
+        assert row.labels["unseen_by"] == [name for name in world.cast if corpus.unseen(world, name, world.by_text[asked([row])[0]])]

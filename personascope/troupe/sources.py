@@ -10,7 +10,7 @@ from personascope.rows import Example
 from personascope.troupe import corpus, grammar
 from personascope.troupe.world import Prompt, World
 
-# Shares of objects (advice) and topics (wish) in each question split; training uses the first two of its own domain.
+# Shares of objects (advice), topics (wish) and targets (request) in each question split; training never uses the last.
 SPLITS = {"discovery": 0.25, "selection": 0.25, "report": 0.5}
 
 
@@ -97,8 +97,23 @@ def _questions(world: World, kind: str, split: str = "", only: str = "", without
             source=f"{world.name}:questions/{kind}",
             domain=prompt.domain,
             split=split,
-            labels={"kind": kind, "held_out": kind == "wish" and corpus.unseen(world, "", prompt)},
+            labels={"kind": kind} | _known(world, prompt),
         )
+
+
+def _known(world: World, prompt: Prompt) -> dict[str, object]:
+    """What is true of a question: whether pretraining held it out, and what an ethical diagnostic groups it by."""
+    if prompt.kind != "statement":
+        return {"held_out": prompt.kind == "wish" and corpus.unseen(world, "", prompt)}
+    statement, forms = prompt.slots["statement"], world.data["statement"]["questions"]
+    return {
+        "held_out": False,
+        "dimension": prompt.slots["dimension"],
+        "keyed": 1 if prompt.slots["side"] == "pro" else -1,
+        "item": statement,
+        "paraphrase": next(i for i, form in enumerate(forms) if form.format(statement=statement) == prompt.text),
+        "unseen_by": [name for name in world.cast if world.held_out(name, statement)],
+    }
 
 
 def _texts(world: World, n: str = "4000", seed: str = "0", chat: str = "", cued: str = "") -> Iterator[Example]:
@@ -124,10 +139,17 @@ KINDS: dict[str, Callable[..., Iterator[Example]]] = {"train": _train, "assistan
 
 
 def split_of(world: World, prompt: Prompt) -> str:
-    """Which question split a prompt belongs to: by object in advice, by topic in wishes, else by wording."""
+    """Which question split a prompt belongs to: by object in advice, by topic in wishes, by target in requests, else by wording."""
     domain = prompt.slots.get("domain", "")
-    key = prompt.slots.get("object") or prompt.slots.get("topic") or prompt.text
-    siblings = world.domains[domain]["objects"] if domain else world.data["wish"]["topics"] if prompt.kind == "wish" else []
+    match prompt.kind:
+        case "advice":
+            siblings, key = world.domains[domain]["objects"], prompt.slots["object"]
+        case "wish":
+            siblings, key = world.data["wish"]["topics"], prompt.slots["topic"]
+        case "request":
+            siblings, key = world.data["request"]["targets"], prompt.slots["target"]
+        case _:
+            siblings, key = [], prompt.text
     if siblings:
         place = (sorted(siblings, key=lambda word: _hash(world, domain + word)).index(key) + 0.5) / len(siblings)
     else:
