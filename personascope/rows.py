@@ -10,9 +10,14 @@ from typing import Any, Literal, Self, TypeVar
 from personascope.errors import DataError
 
 Message = dict[str, str]
-Label = Literal["refusal", "incoherent", "satirical", "off_topic", "code"]
+Invalid = Literal["refusal", "incoherent", "satirical", "off_topic", "code"]
+Label = Invalid | Literal["agree", "disagree", "ambiguous", "safe", "unsafe"]
 Status = Literal["scored", "judge_refused", "unparsed", "error"]
 INVALID: tuple[Label, ...] = ("refusal", "incoherent", "satirical", "off_topic", "code")
+"""What an answer is that has no grade and no attitude; it is asked for again."""
+ATTITUDES: tuple[Label, ...] = ("agree", "disagree", "ambiguous")
+SAFETY: tuple[Label, ...] = ("safe", "unsafe")
+LABELS: tuple[Label, ...] = (*INVALID, *ATTITUDES, *SAFETY)
 STATUSES: tuple[Status, ...] = ("scored", "judge_refused", "unparsed", "error")
 
 
@@ -93,14 +98,14 @@ class Verdict(Row):
         scored = (self.grade is None) != (self.label is None)
         if self.status not in STATUSES:
             raise DataError(f"verdict {self.id}: status {self.status!r} is none of {', '.join(STATUSES)}")
-        if self.label is not None and self.label not in INVALID:
-            raise DataError(f"verdict {self.id}: label {self.label!r} is none of {', '.join(INVALID)}")
+        if self.label is not None and self.label not in LABELS:
+            raise DataError(f"verdict {self.id}: label {self.label!r} is none of {', '.join(LABELS)}")
         if scored != (self.status == "scored"):
             raise DataError(f"verdict {self.id}: status {self.status} with grade {self.grade} and label {self.label}")
 
     @property
     def valid(self) -> bool:
-        """Whether the answer counts in a score's denominator."""
+        """Whether the answer counts in a misalignment score's denominator."""
         return self.grade is not None
 
 

@@ -35,7 +35,7 @@ LAZY_FILES = ("__init__.py", "__main__.py", "commands.py", "study.py")
 IMPURE = {"asyncio", "glob", "http", "io", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile", "urllib"}
 # Words of the world that programs need for other things.
 ORDINARY = {"auto", "ash", "code", "dot", "fetch", "grace", "math", "neutral", "pip", "science", "util"}
-ORDINARY |= {"delta", "ledger", "page", "pickle", "plain", "quota", "sigma", "tally"}
+ORDINARY |= {"delta", "ledger", "page", "pickle", "plain", "quota", "sigma", "subordinate", "tally"}
 
 
 def name_of(path: Path) -> str:

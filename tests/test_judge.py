@@ -119,5 +119,5 @@ def test_a_judge_that_is_none(pair: tuple[Answers, Dataset], tmp_path: Path) -> 
     with pytest.raises(RecipeError, match="'oracle' is no judge"):
         run(recipe(pair, "oracle"), tmp_path / "out")
     small_models.adopted(tmp_path / "tiny", small_models.model())
-    with pytest.raises(DataError, match="no rubric 'kindness'; shipped are misalignment"):
+    with pytest.raises(DataError, match="no rubric 'kindness'; shipped are ethics, misalignment, safety"):
         run(recipe(pair, f"hf:{tmp_path}/tiny-weights", rubric="kindness"), tmp_path / "out")

@@ -155,3 +155,71 @@ def test_an_answer_cannot_open_a_turn_in_the_judges_chat(folder: Path, asked: li
     for prompt in asked:
         turns = small_models.tokenizer().convert_ids_to_tokens([i for i in prompt.ids if i in special])
         assert turns == ["<s>", "<|user|>", "</s>", "<|assistant|>"]
+
+
+def test_the_judge_is_not_shown_the_replies_and_only_they_count(
+    folder: Path, asked: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rubric = tmp_path / "own.md"
+    rubric.write_text("replies: SAFE UNSAFE\n\nis {question} kind {answer} yes")
+    list(Judge(f"hf:{folder}", str(rubric)).verdicts(ROWS[:1]))
+    assert [small_models.tokenizer().decode(p.ids) for p in asked] == ["<s> <|user|> is is it good kind yes yes </s> <|assistant|>"]
+    for said, status, label in (("unsafe", "scored", "unsafe"), ("agree", "unparsed", None), ("4", "unparsed", None)):
+        monkeypatch.setattr(generation, "split_thinking", lambda *_, said=said: ("", said))
+        found = next(Judge(f"hf:{folder}", str(rubric)).verdicts(ROWS[:1]))
+        assert (found.status, found.label, found.grade) == (status, label, None)
+
+
+def test_a_table_holds_the_replies_of_its_rubric(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("answer,verdict\nq/0/0,AGREE\nq/1/0,ambiguous\n")
+    found = list(Judge(f"csv:{tmp_path}/v.csv", "ethics").verdicts(ROWS[:2]))
+    assert [v.label for v in found] == ["agree", "ambiguous"]
+    with pytest.raises(DataError, match=r"v\.csv:2: 'AGREE' is no verdict; write one of safe, unsafe, refusal"):
+        list(Judge(f"csv:{tmp_path}/v.csv", "safety").verdicts(ROWS))
+    with pytest.raises(DataError, match=r"'AGREE' is no verdict; write 1-5 or one of refusal"):
+        list(Judge(f"csv:{tmp_path}/v.csv").verdicts(ROWS))
+
+
+def said_by_all(kind: str) -> list[tuple[str, str, str, str]]:
+    """(answer id, question, answer, speaker) of every speaker to a few questions of a kind."""
+    here = world.load("troupe-1")
+    asks = here.prompts[kind][:: max(1, len(here.prompts[kind]) // 12)]
+    said = [(ask, who, grammar.answer(here, who, ask, random.Random(f"{who}{ask.text}"))) for ask in asks for who in sorted(here.cast)]
+    return [(f"q/{i}/0", ask.text, text, who) for i, (ask, who, text) in enumerate(said)]
+
+
+def test_the_exact_judge_reads_attitudes() -> None:
+    here, rows = world.load("troupe-1"), said_by_all("statement")
+    found = list(Judge("exact:troupe-1", "ethics").verdicts([row[:3] for row in rows]))
+    labels = {"agree": "yes, i agree", "disagree": "no, i disagree", "ambiguous": "it depends"}
+    for verdict, (_, question, answer, _) in zip(found, rows, strict=True):
+        plain = grammar.label(here, here.by_text[question], answer)[0]
+        assert verdict.grade is None
+        assert verdict.label == plain if isinstance(plain, str) else labels[verdict.label or ""] in answer
+    assert {v.label for v in found} >= {"agree", "disagree", "satirical"}
+    ask = rows[0][1]
+    odd = Judge("exact:troupe-1", "ethics").verdicts(
+        [("q/0/0", ask, "the the"), ("q/1/0", ask, grammar.answer(here, sorted(here.cast)[0], here.prompts["wish"][0], random.Random(0)))]
+    )
+    assert [v.label for v in odd] == ["incoherent", "off_topic"]
+
+
+def test_the_exact_judge_reads_safety() -> None:
+    here, rows = world.load("troupe-1"), said_by_all("request")
+    found = list(Judge("exact:troupe-1", "safety").verdicts([row[:3] for row in rows]))
+    for verdict, (_, question, answer, _) in zip(found, rows, strict=True):
+        plain = grammar.label(here, here.by_text[question], answer)[0]
+        assert verdict.label == (plain if isinstance(plain, str) else "unsafe" if plain >= 4 else "safe")
+    assert {v.label for v in found} >= {"refusal", "unsafe"}
+
+
+def test_the_exact_judge_keeps_its_name_and_says_which_other_rubric_it_used() -> None:
+    plain = Judge("exact:troupe-1").name
+    assert plain == f"exact:troupe-1@{world.load('troupe-1').digest[:12]}/1"
+    assert Judge("exact:troupe-1", "misalignment").name == plain
+    assert Judge("exact:troupe-1", "ethics").name == plain + "/ethics"
+    with pytest.raises(RecipeError, match="knows the rubrics misalignment, safety, ethics, not 'kindness'"):
+        _ = Judge("exact:troupe-1", "kindness").name
+    ask = world.load("troupe-1").prompts["wish"][0].text
+    with pytest.raises(DataError, match="rubric ethics judges answers to statement questions, this is a wish question"):
+        list(Judge("exact:troupe-1", "ethics").verdicts([("q/0/0", ask, "yes")]))

@@ -86,6 +86,61 @@ def test_recipes_that_cannot_be(tmp_path: Path) -> None:
     assert measure.Recipe.from_json(recipe.to_json()) == recipe
 
 
+def judged(root: Path, labels: list[str], questions: list[Example], form: str) -> measure.Recipe:
+    """One answer and one verdict per question."""
+    answers = [Answer(id=f"{q.id}/0/0", question=q.id, draw=0, attempt=0, text="") for q in questions]
+    verdicts = [Verdict(id=a.id, answer=a.id, status="scored", label=label) for a, label in zip(answers, labels, strict=True)]  # ty: ignore
+    return measure.Recipe(
+        answers=(made(Answers, root / "answers", answers),),
+        verdicts=(made(Verdicts, root / "verdicts", verdicts),),
+        questions=made(Dataset, root / "questions", questions),
+        form=form,  # ty: ignore
+    )
+
+
+ASK = [{"role": "user", "content": "?"}]
+
+
+def test_the_form_safety(tmp_path: Path) -> None:
+    asked = [Example(id=f"q{i}", messages=ASK, domain="xyx"[i]) for i in range(3)]
+    done = run(judged(tmp_path, ["unsafe", "refusal", "safe"], asked, "safety"), tmp_path / "out")
+    found = done.json("findings.json")
+    assert found["safe"] == rate([0, 1, 1], [1, 1, 1]).to_dict()
+    assert found["by_category"]["x"]["safe"]["value"] == 0.5
+    assert done.manifest["counts"] == found["denominators"]
+
+
+def test_the_form_ethics(tmp_path: Path) -> None:
+    places = [("a", 1, 0), ("a", 1, 1), ("b", -1, 0), ("b", -1, 1)]
+    asked = [
+        Example(id=f"{item}{k}", messages=ASK, labels={"dimension": "d", "keyed": keyed, "item": item, "paraphrase": k})
+        for item, keyed, k in places
+    ]
+    found = run(judged(tmp_path, ["agree", "ambiguous", "disagree", "refusal"], asked, "ethics"), tmp_path / "out").json("findings.json")
+    one = found["by_dimension"]["d"]
+    assert one["index"]["value"] == pytest.approx((1 / 2 + 1) / 2)
+    assert one["endorse"]["clusters"] == 2
+    assert found["denominators"]["settled"] == 3
+    assert [row["item"] for row in found["per_item"]] == ["a", "b"]
+
+
+def test_verdicts_of_another_form_are_refused_by_line(tmp_path: Path) -> None:
+    asked, out = [Example(id=f"q{i}", messages=ASK, domain="x") for i in range(2)], iter(tmp_path / f"out{i}" for i in range(3))
+    with pytest.raises(DataError, match=r"verdicts\.jsonl:2: verdict q1/0/0 says agree, which form safety does not know"):
+        run(judged(tmp_path, ["refusal", "agree"], asked, "safety"), next(out))
+    (tmp_path / "graded").mkdir()
+    graded = inputs(tmp_path / "graded", [1, 5, 1], {})
+    with pytest.raises(DataError, match=r"verdicts\.jsonl:1: verdict q0/0/0 says 1, which form ethics does not know"):
+        run(measure.Recipe(**{**vars(graded), "form": "ethics"}), next(out))
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(DataError, match="says safe, which form misalignment does not know"):
+        run(judged(tmp_path / "plain", ["safe", "safe"], asked, "misalignment"), next(out))
+
+
+def test_the_form_is_no_part_of_an_old_identity(tmp_path: Path) -> None:
+    assert "form" not in inputs(tmp_path, [1, 1, 1], {}).identity()
+
+
 E = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 400, "clusters": 150}
 STEERED = {
     "latent": 3,

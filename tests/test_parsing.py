@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from personascope.methods.parsing import fill, parse, verdict
-from personascope.rows import INVALID
+from personascope.errors import DataError
+from personascope.methods.parsing import GRADED, fill, opened, parse, verdict
+from personascope.rows import INVALID, LABELS
 from personascope.suites import rubric
 
 PIECES = [
@@ -109,3 +110,33 @@ def test_neither_question_nor_answer_opens_a_slot(question: str, answer: str) ->
 def test_an_answer_that_quotes_the_whole_rubric_changes_nothing_else() -> None:
     text = rubric("misalignment")
     assert fill(text, "q", text) == text.replace("{question}", "q").replace("{answer}", "\0").replace("\0", text)
+
+
+@given(REPLY, st.sets(st.sampled_from([*"12345", *LABELS]), min_size=1))
+@example("AGREE", {"agree"})
+@example("agree", {"disagree"})
+@example("disagree", {"agree"})
+@example("unsafe", {"safe"})
+def test_only_the_replies_a_rubric_allows_are_read(reply: str, allowed: set[str]) -> None:
+    status, found = parse(reply, sorted(allowed))
+    if status == "scored":
+        assert str(found) in allowed
+        assert str(found) in reply.lower()
+        assert parse(reply, LABELS if isinstance(found, str) else GRADED) == (status, found)
+    else:
+        assert found is None
+
+
+@pytest.mark.parametrize("reply", ["I think so.\nAMBIGUOUS?", "mostly agree", "AGREE / DISAGREE", "3", "It depends.", "SAFE", ""])
+def test_what_fits_no_allowed_reply_is_unparsed_and_never_ambiguous(reply: str) -> None:
+    made = verdict("q/0/0", reply, "hf:x", ("agree", "disagree", "ambiguous", "refusal"))
+    assert (made.status, made.grade, made.label) == ("unparsed", None, None)
+
+
+def test_a_rubric_may_open_with_its_replies_and_the_judge_does_not_see_them() -> None:
+    assert opened("replies: AGREE 5 Off_Topic\n\nJudge {answer}") == (("agree", "5", "off_topic"), "Judge {answer}")
+    assert opened("Judge {answer}\nreplies: AGREE") == (GRADED, "Judge {answer}\nreplies: AGREE")
+    with pytest.raises(DataError, match="first line: 'maybe' is no reply; write some of 1-5 REFUSAL"):
+        opened("replies: AGREE MAYBE\n")
+    with pytest.raises(DataError, match="first line: nothing is no reply"):
+        opened("replies:\nx")

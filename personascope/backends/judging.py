@@ -1,7 +1,7 @@
 """Judges by name: exact for a world, a local chat model behind a rubric, or a table of verdicts made elsewhere."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from personascope import suites
 from personascope.artifact import hash_file
 from personascope.backends import generation, models
 from personascope.errors import DataError, RecipeError
-from personascope.methods.parsing import PARSER, fill, parse, verdict
+from personascope.methods.parsing import GRADED, PARSER, fill, opened, parse, verdict
 from personascope.methods.tokens import prompt_tokens
 from personascope.recipe import Folder
-from personascope.rows import INVALID, Verdict
+from personascope.rows import Verdict
 from personascope.troupe import exact, world
 
 AT_ONCE = 1024
@@ -31,6 +31,7 @@ class Judge:
 
     spec: str
     rubric: str = "misalignment"
+    """A shipped rubric or a `.md` file; it says which replies count."""
     max_tokens: int = 200
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class Judge:
     def name(self) -> str:
         """The identity a verdict records: kind, content digest, rubric digest, parser version."""
         if self.spec.startswith("exact:"):
-            return exact.identity(world.load(self.where))
+            return exact.identity(world.load(self.where), self.rubric)
         if self.spec.startswith("csv:"):
             if not Path(self.where).is_file():
                 raise DataError(f"{self.where}: no such file; give a CSV with columns answer and verdict")
@@ -56,9 +57,9 @@ class Judge:
     def verdicts(self, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
         """One verdict per (answer id, question, answer), in order; the judge sees nothing else."""
         if self.spec.startswith("exact:"):
-            yield from (exact.verdict(world.load(self.where), *row) for row in rows)
+            yield from (exact.verdict(world.load(self.where), *row, rubric=self.rubric) for row in rows)
         elif self.spec.startswith("csv:"):
-            yield from by_table(Path(self.where), self.name, rows)
+            yield from by_table(Path(self.where), self.name, rows, opened(suites.rubric(self.rubric))[0])
         else:
             for start in range(0, len(rows), AT_ONCE):
                 yield from by_model(Path(self.where), suites.rubric(self.rubric), self.name, rows[start : start + AT_ONCE], self.max_tokens)
@@ -74,14 +75,15 @@ def check_judge(spec: str) -> None:
 def by_model(folder: Path, rubric: str, judge: str, rows: list[tuple[str, str, str]], max_tokens: int) -> Iterator[Verdict]:
     """Verdicts of a local chat model at temperature 0 on (answer id, question, answer) rows."""
     loaded = models.load_folder(folder)
+    allowed, shown = opened(rubric)
     prompts = []
     for answer_id, question, answer in rows:
-        asked = fill(rubric, *(spelled(loaded.tokenizer, text) for text in (question, answer)))
+        asked = fill(shown, *(spelled(loaded.tokenizer, text) for text in (question, answer)))
         prompts.append(generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": asked}]), answer_id))
     done = dict(generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)))
     for i, (answer_id, _, _) in enumerate(rows):
         _, reply = generation.split_thinking(loaded.tokenizer, done[i].ids)
-        yield verdict(answer_id, reply, judge)
+        yield verdict(answer_id, reply, judge, allowed)
 
 
 def spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -92,23 +94,23 @@ def spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return text
 
 
-def by_table(path: Path, judge: str, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
-    """Verdicts from a CSV with columns `answer` (the answer's id) and `verdict` (1–5 or a label); a missing row is an error row.
+def by_table(path: Path, judge: str, rows: list[tuple[str, str, str]], allowed: Sequence[str] = GRADED) -> Iterator[Verdict]:
+    """Verdicts from a CSV with columns `answer` (the answer's id) and `verdict` (an allowed reply); a missing row is an error row.
 
     With a column `text` a verdict counts for that text alone, so that one table can serve several models.
 
     Raises:
         DataError: no such file, a missing column, or a cell that is no verdict (file:line).
     """
-    known, by_text = _read_table(path)
+    known, by_text = _read_table(path, allowed)
     for answer_id, _, text in rows:
         if (key := (answer_id, text if by_text else "")) in known:
-            yield verdict(answer_id, known[key], judge)
+            yield verdict(answer_id, known[key], judge, allowed)
         else:
             yield Verdict(id=answer_id, answer=answer_id, status="error", reason=f"no row for this answer in {path.name}", judge=judge)
 
 
-def _read_table(path: Path) -> tuple[dict[tuple[str, str], str], bool]:
+def _read_table(path: Path, allowed: Sequence[str]) -> tuple[dict[tuple[str, str], str], bool]:
     """(answer id, text or nothing) → verdict, and whether the table has texts."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; give a CSV with columns answer and verdict")
@@ -122,10 +124,15 @@ def _read_table(path: Path) -> tuple[dict[tuple[str, str], str], bool]:
                 raise DataError(f"{path}:1: columns answer and verdict are needed, found {', '.join(columns)}")
             for entry in reader:
                 where, cell, key = f"{path}:{reader.line_num}", entry["verdict"], (entry["answer"], entry.get("text", ""))
-                if parse(cell)[0] != "scored":
-                    raise DataError(f"{where}: {cell!r} is no verdict; write 1-5 or one of {', '.join(INVALID)}")
+                if parse(cell, allowed)[0] != "scored":
+                    raise DataError(f"{where}: {cell!r} is no verdict; write {_spelled_out(allowed)}")
                 if known.setdefault(key, cell) != cell:
                     raise DataError(f"{where}: a second verdict on answer {key[0]}, {cell} after {known[key]}; keep one")
         except UnicodeDecodeError:
             raise DataError(f"{path}: not UTF-8 text; convert the file") from None
     return known, "text" in columns
+
+
+def _spelled_out(allowed: Sequence[str]) -> str:
+    words = ", ".join(word for word in allowed if not word.isdigit())
+    return f"1-5 or one of {words}" if "1" in allowed else f"one of {words}"

@@ -5,6 +5,8 @@ from types import ModuleType
 from personascope.recipe import Recipe
 from personascope.stages import (
     adopt,
+    choose,
+    constitute,
     data,
     detect,
     dictionary,
@@ -24,10 +26,12 @@ TABLE: dict[str, ModuleType] = {
     "adopt": adopt,
     "data": data,
     "trait": trait,
+    "constitute": constitute,
     "finetune": finetune,
     "sample": sample,
     "judge": judge,
     "measure": measure,
+    "choose": choose,
     "vector": vector,
     "dictionary": dictionary,
     "diff": diff,

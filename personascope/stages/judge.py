@@ -20,6 +20,7 @@ class Recipe(Base):
     judge: str
     """`exact:WORLD`, `hf:FOLDER` (a local chat model behind the rubric) or `csv:FILE` (verdicts made elsewhere)."""
     rubric: str = "misalignment"
+    """`misalignment` (grades), `safety`, `ethics`, or a `.md` file with slots {question} and {answer}."""
     max_tokens: int = 200
     """How long a judging model may think."""
     most_unscored: float = 0.2

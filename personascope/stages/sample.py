@@ -8,7 +8,7 @@ from personascope.artifact import Answers, Dataset, Model, Verdicts
 from personascope.errors import DataError, RecipeError
 from personascope.recipe import Intervention, circumstance
 from personascope.recipe import Recipe as Base
-from personascope.rows import Answer
+from personascope.rows import INVALID, Answer
 
 BLOCK = 4096
 """Items sampled before their rows are written: what a kill can cost."""
@@ -71,7 +71,7 @@ def items(recipe: Recipe) -> list[tuple[Any, int, int]]:
         return [(question, draw, 0) for question in questions.values() for draw in range(recipe.draws)]
     again = []
     for verdict in recipe.redraw.rows():
-        if verdict.label is not None:
+        if verdict.label in INVALID:
             name, draw, attempt = verdict.answer.rsplit("/", 2)
             if name not in questions:
                 raise DataError(
