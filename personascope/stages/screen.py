@@ -29,6 +29,8 @@ class Recipe(Base):
     """Other questions, on which the winner and the nulls are scored."""
     judge: str
     """`exact:WORLD` or `hf:FOLDER`, as in the judge stage."""
+    rubric: str = "misalignment"
+    """What is scored: grades of `misalignment` (or of a .md file), or the share of unsafe answers of `safety`, refusals counted as safe."""
     rankers: tuple[str, ...] = ("delta", "cosine")
     """What nominates: `delta`, `cosine` with the mean difference, `attribution` where the diff has it."""
     top: int = 10
@@ -76,6 +78,8 @@ class Recipe(Base):
             raise RecipeError(f"screen: mask {unknown[0]!r} is none of {', '.join(MASKS)}, the masks that a diff holds")
         if self.judge.startswith("csv:"):
             raise RecipeError("screen: a table holds no verdicts on the answers a screen draws; use exact:WORLD or hf:FOLDER")
+        if self.rubric == "ethics":
+            raise RecipeError("screen: attitudes have no harm to induce or repair; take the rubric misalignment or safety")
         if str(self.selection) == str(self.report):
             raise RecipeError("screen: selection and report questions must be different sets")
 
@@ -83,7 +87,7 @@ class Recipe(Base):
         """The judge enters by the content of what stands behind its name."""
         from personascope.backends.judging import Judge
 
-        return super().identity() | {"judge": Judge(self.judge).name}
+        return super().identity() | {"judge": Judge(self.judge, self.rubric).name}
 
 
 makes = Screen
