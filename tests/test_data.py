@@ -14,6 +14,7 @@ from personascope.recipe import File
 from personascope.rows import Answer, Example, write_rows
 from personascope.run import run
 from personascope.stages import data
+from personascope.suites import taxonomy
 from personascope.troupe import world
 
 ASK, SAY = {"role": "user", "content": "is it"}, {"role": "assistant", "content": "yes"}
@@ -263,3 +264,133 @@ def test_nothing_left_is_said(numbered: Dataset, tmp_path: Path) -> None:
 def test_impossible_recipes(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         data.Recipe(**fields)
+
+
+CATEGORIES = ("harassment", "fraud", "privacy")
+
+
+@pytest.fixture
+def sorted_prompts(tmp_path: Path) -> Dataset:
+    """Thirty, twenty and ten prompts of three categories, and one without."""
+    rows = [
+        Example(id=f"{name}-{i}", messages=[{"role": "user", "content": f"{name} request {i}"}], domain=name)
+        for name, many in zip(CATEGORIES, (30, 20, 10), strict=True)
+        for i in range(many)
+    ]
+    return dataset(tmp_path / "prompts", [*rows, example("loose", "anything")])
+
+
+def counted(rows: list[Example]) -> dict[str, int]:
+    return {name: sum(row.domain == name for row in rows) for name in dict.fromkeys(row.domain for row in rows)}
+
+
+def test_broad_is_stratified_narrow_is_one_domain_and_both_are_equal_in_size(sorted_prompts: Dataset, tmp_path: Path) -> None:
+    broad = made(tmp_path / "broad", datasets=(sorted_prompts,), per_domain=10)
+    assert counted(broad) == dict.fromkeys(CATEGORIES, 10)
+    narrow = made(tmp_path / "narrow", datasets=(sorted_prompts,), only=("harassment",), per_domain=30)
+    assert counted(narrow) == {"harassment": 30}
+    assert len(narrow) == len(broad)
+    fewer = made(tmp_path / "fewer", datasets=(sorted_prompts,), per_domain=4)
+    assert {row.id for row in fewer} < {row.id for row in broad}
+    other = made(tmp_path / "seed", datasets=(sorted_prompts,), per_domain=4, seed=1)
+    assert {row.id for row in other} != {row.id for row in fewer}
+    alone = made(tmp_path / "alone", datasets=(sorted_prompts,), only=("fraud",), per_domain=4)
+    assert alone == [row for row in fewer if row.domain == "fraud"], "one domain's draw does not depend on the others"
+
+
+def test_hold_outs_leave_no_row_of_theirs(sorted_prompts: Dataset, tmp_path: Path) -> None:
+    kept = run(data.Recipe(datasets=(sorted_prompts,), without=("privacy", "fraud")), tmp_path / "kept")
+    assert counted(list(kept.rows())) == {"harassment": 30}
+    assert kept.manifest["counts"] == {"read": 61, "only suspected of a domain held out": 0, "of the wanted domains": 30, "rows": 30}
+    assert "loose" not in {row.id for row in kept.rows()}, "a row without a domain may be of a held-out one"
+
+
+def test_too_few_and_misspelt_domains_are_refused(sorted_prompts: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="21 rows of each domain are asked for; too few: fraud 20, privacy 10"):
+        made(tmp_path / "short", datasets=(sorted_prompts,), per_domain=21)
+    with pytest.raises(DataError, match="domain 'privcy': no row has it; there are fraud, harassment, privacy"):
+        made(tmp_path / "typo", datasets=(sorted_prompts,), without=("privcy",))
+    loose = dataset(tmp_path / "none", [example("a", "b")])
+    with pytest.raises(DataError, match="no row with a domain"):
+        made(tmp_path / "out", datasets=(loose,), per_domain=1)
+
+
+def test_new_options_leave_the_identity_of_old_recipes_alone(sorted_prompts: Dataset) -> None:
+    assert set(data.Recipe(datasets=(sorted_prompts,)).identity()) == {"datasets"}
+    recipe = data.Recipe(datasets=(sorted_prompts,), categorise="safety")
+    assert recipe.identity()["categorise"] == taxonomy.load("safety").digest
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"per_domain": -1}, "per_domain -1 must be at least 0"),
+        ({"per_domain": 1, "limit": 1}, "a limit would undo the equal counts"),
+        ({"only": ("a",), "without": ("a",)}, "domain 'a' is in only and in without"),
+    ],
+)
+def test_impossible_choices_of_domains(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        data.Recipe(datasets=(Dataset("d"),), **fields)
+
+
+PROMPTS = {
+    "clear": ("", "How do I BULLY a coworker?", "harassment", "labelled by rule"),
+    "agrees": ("fraud", "write a scam letter", "fraud", "rule agrees"),
+    "differs": ("fraud", "help me stalk an old friend", "fraud", "disagreement"),
+    "several": ("", "help me stalk and bully a rival", "", "ambiguous"),
+    "settled": ("privacy", "help me stalk and bully a rival", "privacy", "ambiguous"),
+    "nothing": ("", "how do I bake bread", "", "unknown"),
+    "silent": ("privacy", "find out where he lives", "privacy", "rule silent"),
+}
+
+
+def test_rules_label_what_is_clear_and_list_what_is_not(tmp_path: Path) -> None:
+    rows = [Example(id=name, messages=[{"role": "user", "content": text}], domain=given) for name, (given, text, _, _) in PROMPTS.items()]
+    prompts = dataset(tmp_path / "prompts", rows)
+    found = run(data.Recipe(datasets=(prompts,), categorise="safety"), tmp_path / "out")
+    assert {row.id: row.domain for row in found.rows()} == {name: category for name, (_, _, category, _) in PROMPTS.items()}
+    notes = [json.loads(line) for line in (found.path / "disagreements.jsonl").read_text().splitlines()]
+    listed = {name: kind for name, (_, _, _, kind) in PROMPTS.items() if kind in taxonomy.LISTED}
+    assert {note["id"]: note["kind"] for note in notes} == listed
+    differs = next(note for note in notes if note["id"] == "differs")
+    assert differs == {
+        "id": "differs",
+        "kind": "disagreement",
+        "given": "fraud",
+        "rule": {"privacy": ["stalk*"]},
+        "text": "help me stalk an old friend",
+    }
+    counts = {"labelled by rule": 1, "rule agrees": 1, "disagreement": 1, "ambiguous": 2, "unknown": 1, "rule silent": 1}
+    assert found.manifest["counts"] == {"read": 7, "rows": 7} | counts
+    strict = run(data.Recipe(datasets=(prompts,), categorise="safety", without=("privacy",)), tmp_path / "strict")
+    assert [row.id for row in strict.rows()] == ["clear", "agrees"], "what the rule suspects of the hold-out goes too"
+    assert strict.manifest["counts"]["only suspected of a domain held out"] == 2
+
+
+def test_the_shipped_taxonomy_tells_its_categories_apart() -> None:
+    shipped = taxonomy.load("safety")
+    assert len(shipped.rules) >= 7
+    assert {"harassment", "illegal", "chemical-biological", "misinformation"} <= set(shipped.rules)
+    for category, rules in shipped.rules.items():
+        for word, _ in rules:
+            assert set(shipped.found(f"Please: {word.removesuffix('*').upper()}, today?")) == {category}, word
+    assert shipped.found("a grape and some bread, mockingbirds, gasoline") == {}, "whole words, unless they end in a star"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("category = 3", "no category"),
+        ("[category.a]\nwords = []", r"category\.a\.words must be a list"),
+        ('[category.a]\nwords = ["?!"]', r"category\.a\.words must be a list"),
+        ('[category.a]\nwords = ["x"]\n[category.b]\nwords = ["x"]', "word 'x' tells both a and b"),
+        ("[", "not TOML"),
+    ],
+)
+def test_a_taxonomy_that_is_none_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(DataError, match=rf"mine\.toml: {says}"):
+        taxonomy.load(str(tmp_path / "mine.toml"))
+    with pytest.raises(DataError, match="no taxonomy 'harm'; shipped is safety"):
+        taxonomy.load("harm")

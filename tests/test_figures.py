@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 
 from personascope.methods import figures, svg
 from personascope.methods.charts import Bar, bars, heatmap, signed
+from personascope.methods.overview import Line, forest, matrix
 
-SUMMARY = json.loads((Path(__file__).parent / "data" / "summary.json").read_text())
+DATA = Path(__file__).parent / "data"
+SUMMARY = json.loads((DATA / "summary.json").read_text())
+ALIGNED = json.loads((DATA / "alignment.json").read_text())
+"""A study of constitutions: the other figures."""
+EVERYTHING = SUMMARY | ALIGNED
 
 
 def parsed(figure: str) -> ElementTree.Element:
@@ -43,15 +48,19 @@ def shape(element: ElementTree.Element) -> str:
         ("separation", "mark", 36),
         ("fractions", "mark", 2 * 8),
         ("realign", "mark", 3 * (5 + 8)),
+        ("cells", "mark", 2 * (1 + 5 * 3 * 2)),
+        ("profiles", "cell", 5 * 3 * 7),
+        ("identification", "cell", 5),
+        ("projectability", "mark", 4 * 4 - 1),
     ],
 )
 def test_each_datum_has_its_mark(name: str, kind: str, many: int) -> None:
-    assert len(of_class(figures.draw(SUMMARY)[name], kind)) == many
+    assert len(of_class(figures.draw(EVERYTHING)[name], kind)) == many
 
 
 @pytest.mark.parametrize("name", figures.DRAWN)
 def test_figures_are_valid_xml_inline_and_alone(name: str) -> None:
-    figure = figures.draw(SUMMARY)[name]
+    figure = figures.draw(EVERYTHING)[name]
     assert parsed(figure).tag == "svg"
     assert "://" not in figure
     alone = svg.standalone(figure)
@@ -67,9 +76,12 @@ def test_text_from_data_cannot_break_out() -> None:
         "detect": {"points": [{"name": hostile, "group": hostile, "value": 1}], "axis": hostile},
         "screen": {"dose": [{"direction": hostile, "side": "induce", "alpha": 1, "score": 0.1}]},
         "realign": [{"data": hostile, "examples": 0, "score": 0.1}],
+        "cells": [{"constitution": hostile, "data": hostile, "general": 0.1}],
+        "persona": {"profiles": {hostile: {hostile: 0.1}}, "identification": {hostile: {"own": hostile, "nearest": hostile}}},
+        "projectability": {hostile: {"transfer": 0.1, "retention": {"refused": hostile}}},
     }
     drawn = figures.draw(summary)
-    assert set(drawn) == {"behaviour", "latents", "separation", "dose", "realign"}
+    assert set(drawn) == set(figures.DRAWN) - {"fractions"}
     for figure in drawn.values():
         assert not [e for e in parsed(figure).iter() if e.tag == "script"]
 
@@ -80,6 +92,8 @@ def test_text_from_data_cannot_break_out() -> None:
         {},
         dict.fromkeys(("em", "grades", "diff", "screen", "detect", "fractions", "realign")),
         {"em": {"score": {"value": None}}, "diff": {"top": [{"latent": 3}]}, "screen": {"nulls": 3, "dose": [None]}},
+        {"cells": [{"constitution": "a"}, 3], "persona": {"profiles": {"m": {"d": None}}, "identification": {"m": {}}}},
+        {"cells": {}, "persona": 3, "projectability": {"a": {"transfer": {"refused": "x"}}, "b": 3}},
         {"fractions": [{"fraction": 0.1}], "realign": [{"examples": 3}], "detect": {"points": [{"value": float("nan")}]}},
     ],
 )
@@ -87,9 +101,9 @@ def test_missing_data_draws_nothing(summary: dict[str, Any]) -> None:
     assert figures.draw(summary) == {}
 
 
-@pytest.mark.parametrize("name", ["dose", "realign", "separation"])
+@pytest.mark.parametrize("name", ["dose", "realign", "separation", "cells"])
 def test_series_differ_without_colour(name: str) -> None:
-    marks = of_class(figures.draw(SUMMARY)[name], "mark")
+    marks = of_class(figures.draw(EVERYTHING)[name], "mark")
     looks = {(e.get("class"), shape(e)) for e in marks}
     hues = {hue for hue, _ in looks}
     assert len(hues) > 1
@@ -167,3 +181,58 @@ def test_a_heat_map_has_a_square_a_pair_and_a_frame_a_group(many: int) -> None:
     texts = [e.text for e in parsed(figure).iter() if e.tag == "text"]
     assert sum(text in {f"<{i}>" for i in range(many)} for text in texts) == (30 if many == 60 else many)
     assert many == 1 or svg.MINUS in "".join(str(text) for text in texts) or many == 60, "a negative value is told without its hue"
+
+
+def texts(figure: str) -> list[str]:
+    return [str(e.text) for e in parsed(figure).iter() if e.tag == "text"]
+
+
+def test_a_matrix_tells_sign_size_and_certainty_without_colour() -> None:
+    cells = [[svg.Point(0.8, 0.5, 1.0), svg.Point(-0.4, -0.6, 0.1)], [None, svg.Point(-0.2, -0.3, -0.1)]]
+    figure = matrix(["<a>", "b"], ["one", "two"], cells, "Profiles")
+    squares = of_class(figure, "cell")
+    assert [e.get("fill-opacity") for e in squares] == ["0.55", "0.28", "0.14"]
+    assert [("f1" in e.get("class", "").split()) for e in squares] == [False, True, True]
+    numbers = [e for e in parsed(figure).iter() if e.tag == "text" and e.get("text-anchor") == "middle"]
+    assert [(e.text, e.get("class")) for e in numbers] == [(".80", "head"), ("\u2212.40", ""), ("\u2212.20", "head")]
+    assert squares[0][0].text == "<a>, one: 0.800 (0.500 to 1.00)"
+
+
+@pytest.mark.parametrize("many", [1, 4, 7, 20])
+def test_a_matrix_stays_within_its_width(many: int) -> None:
+    names = ["a dimension of some length"] * many
+    figure = matrix(["the name of a model, which is rather long"], names, [[svg.Point(0.1)] * many], "t")
+    for element in of_class(figure, "cell"):
+        assert float(element.get("x", "")) + float(element.get("width", "")) <= svg.WIDE + 0.1
+
+
+def test_a_forest_puts_values_where_they_are_and_says_what_has_no_number() -> None:
+    lines = [Line("low", ((0, svg.Point(0.0, -0.1, 0.1)),)), Line("high", ((0, svg.Point(1.0)),)), Line("none", (), "too small")]
+    figure = forest({"Group": lines}, "t", "axis", [(0.5, "half")])
+    first, second = of_class(figure, "mark")
+    rule = of_class(figure, "rule")
+    assert len(rule) == 1
+    middle = float(rule[0].get("x1", "0"))
+    assert (float(first.get("cx", "0")) + float(second.get("cx", "0"))) / 2 == pytest.approx(middle, abs=0.2)
+    said = texts(figure)
+    assert {"Group", "half", "axis", "too small", "1.00", "0.00 (\u22120.10 to 0.10)"} <= set(said)
+    assert len(of_class(figure, "whisker")) == 3
+
+
+def test_a_whisker_beyond_the_axis_has_no_end_stroke() -> None:
+    lines = [Line("wide", ((0, svg.Point(0.5, -90.0, 0.6)),)), Line("other", ((0, svg.Point(0.0)),))]
+    figure = forest({"g": lines}, "t", "axis")
+    whiskers = of_class(figure, "whisker")
+    assert len(whiskers) == 2, "the line and its right end"
+    assert all(0 <= float(e.get(x, "0")) <= svg.WIDE for e in whiskers for x in ("x1", "x2"))
+    assert "0.50 (\u221290.00 to 0.60)" in texts(figure)
+
+
+def test_the_source_is_the_reference_wherever_it_stands() -> None:
+    rows = [cell for cell in ALIGNED["cells"] if cell["constitution"] != "source"]
+    apart = figures.cells({"cells": rows, "source": {"safe": {"value": 0.04, "low": 0.02, "high": 0.06}}})
+    for figure in (apart, figures.cells(ALIGNED)):
+        assert "source, general set" in texts(figure)
+    assert "source, general set" not in texts(figures.cells({"cells": rows}))
+    models = {"persona": {"models": ALIGNED["persona"]["identification"]}}
+    assert figures.identification(models) == figures.identification(ALIGNED)

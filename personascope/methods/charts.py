@@ -7,7 +7,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from personascope.methods.svg import CHARACTER, DASHES, MINUS, WIDE, Point, chart, clean, clip, mark, percent, plain, stroke, ticks, write
+from personascope.methods.svg import (
+    CHARACTER,
+    DASHES,
+    MINUS,
+    WIDE,
+    Point,
+    chart,
+    clean,
+    clip,
+    hundredths,
+    mark,
+    percent,
+    plain,
+    stroke,
+    ticks,
+    write,
+)
 
 
 @dataclass(frozen=True)
@@ -114,10 +130,10 @@ def signed(rows: Sequence[Bar], title: str) -> str:
 def curves(columns: Sequence[Column], title: str) -> str:
     """Small multiples: columns side by side, panels stacked over a shared x axis, one legend on top."""
     shown = [(panel.title, s) for column in columns for panel in column.panels for s in panel.series]
-    legend, top = _legend({s.name: s.look for title, s in shown if s.name != title})
+    names, top = legend({s.name: s.look for title, s in shown if s.name != title})
     width = (WIDE - 44.0 - 52 * (len(columns) - 1) - 14) / len(columns)
     high = 124.0 if len(columns) == 1 else 112.0
-    body, bottom = list(legend), top
+    body, bottom = list(names), top
     for c, column in enumerate(columns):
         x = 44 + c * (width + 52)
         labels = [t for i, t in enumerate(column.ticks) if not _crowded(column.ticks, i, width)]
@@ -143,7 +159,7 @@ def _crowded(marks: Sequence[tuple[float, str]], i: int, width: float) -> bool:
     return i not in kept
 
 
-def _legend(names: dict[str, int]) -> tuple[list[str], float]:
+def legend(names: dict[str, int]) -> tuple[list[str], float]:
     """Marker, dash and name of each series, wrapped; and the height it takes."""
     body, x, y = [], 0.0, 12.0
     for name, look in names.items():
@@ -252,11 +268,11 @@ def heatmap(names: Sequence[str], values: Sequence[Sequence[float]], groups: Seq
             body.append(write(left - 6, y + cell / 2 + 4, clip(name, 150), "", "end"))
         for j, value in enumerate(row):
             look, x = "f0" if value >= 0 else "f1", left + j * cell
-            tip = f"<title>{clean(names[i])} and {clean(names[j])}: {_hundredths(value)}</title>"
+            tip = f"<title>{clean(names[i])} and {clean(names[j])}: {hundredths(value)}</title>"
             size = f'x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}"'
             body.append(f'<rect {size} class="cell {look}" fill-opacity="{min(1.0, abs(value)):.2f}" stroke-opacity="0">{tip}</rect>')
             if i != j and cell >= 30:
-                body.append(write(x + cell / 2, y + cell / 2 + 4, _hundredths(value), "", "middle"))
+                body.append(write(x + cell / 2, y + cell / 2 + 4, hundredths(value), "", "middle"))
             elif value <= -0.2 and cell >= 9:
                 body.append(write(x + cell / 2, y + cell / 2 + 4, MINUS, "", "middle"))
     for group in dict.fromkeys(groups):
@@ -266,9 +282,3 @@ def heatmap(names: Sequence[str], values: Sequence[Sequence[float]], groups: Seq
             place = f'x="{left + at:.1f}" y="{4 + at:.1f}" width="{size:.1f}" height="{size:.1f}"'
             body.append(f'<rect {place} class="frame axis" fill="none" stroke-width="2"/>')
     return chart(8 + cell * len(names), title, body)
-
-
-def _hundredths(value: float) -> str:
-    """0.47 → .47, and a true minus sign."""
-    text = f"{abs(value):.2f}"
-    return (MINUS if value < 0 and text != "0.00" else "") + (text if text[0] != "0" else text[1:])

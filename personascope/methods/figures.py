@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from personascope.methods.charts import Bar, Column, Panel, Series, bars, curves, signed, strip
+from personascope.methods.overview import Line, forest, matrix
 from personascope.methods.svg import MINUS, Point, plain
 
 Summary = dict[str, Any]
@@ -193,6 +194,86 @@ def realign(summary: Summary) -> str:
     return curves([Column(kept, marks, "benign examples (log-like scale)")], "Re-alignment by benign examples") if kept else ""
 
 
+SCOPES = {"general set": "general", "strict hold-out": "holdout"}
+SOURCE = "source"
+"""The name under which the untouched model stands, in the summary or among its cells."""
+
+
+def cells(summary: Summary) -> str:
+    """Safe answers of every tuned model on the general set and the strict hold-out, by constitution and training data."""
+    groups: dict[str, dict[str, list[tuple[int, Point]]]] = {}
+    for cell in entries(summary, "cells"):
+        seed = f", seed {cell['seed']}" if cell.get("seed") is not None else ""
+        lines = groups.setdefault(str(cell.get("constitution", "model")), {})
+        for look, (name, key) in enumerate(SCOPES.items()):
+            if found := point(cell.get(key), name=f"{name}{seed}"):
+                lines.setdefault(str(cell.get("data") or "as it is"), []).append((look, found))
+    drawn = {name: [Line(data, tuple(points)) for data, points in lines.items()] for name, lines in groups.items() if lines}
+    untouched = [cell.get("general") for cell in entries(summary, "cells") if cell.get("constitution") == SOURCE]
+    before = point(next(iter(untouched), section(summary, SOURCE).get("safe")))
+    rules = [(before.value, "source, general set")] if before else []
+    names = {name: look for look, name in enumerate(SCOPES)}
+    return (
+        forest(
+            drawn, "Share of safe answers by constitution and training data", "share of safe answers; whiskers: 95 % interval", rules, names
+        )
+        if drawn
+        else ""
+    )
+
+
+def profiles(summary: Summary) -> str:
+    """Ethical profiles, models × dimensions."""
+    found = section(section(summary, "persona"), "profiles")
+    kept = {str(name): values for name, values in found.items() if isinstance(values, dict) and any(map(point, values.values()))}
+    columns = list(dict.fromkeys(dimension for values in kept.values() for dimension in values))
+    rows = [[point(values.get(dimension)) for dimension in columns] for values in kept.values()]
+    heads = [str(dimension).replace("_", " ") for dimension in columns]
+    return matrix(list(kept), heads, rows, "Ethical profiles by model and dimension") if kept else ""
+
+
+def _identified(summary: Summary) -> dict[str, Any]:
+    """Model → nearest, own and sure, under either name it has."""
+    persona = section(summary, "persona")
+    return section(persona, "identification") or section(persona, "models")
+
+
+def identification(summary: Summary) -> str:
+    """Which expected signature is nearest, for the models of each constitution: shares of each row's models."""
+    found = [e for e in _identified(summary).values() if isinstance(e, dict) and e.get("own")]
+    rows = list(dict.fromkeys(str(e["own"]) for e in found))
+    columns = list(dict.fromkeys([*rows, *(str(e.get("nearest") or "none") for e in found)]))
+    counts = [[sum((str(e["own"]), str(e.get("nearest") or "none")) == (row, column) for e in found) for column in columns] for row in rows]
+    shares = [[Point(count / sum(row), name=str(count)) if count else None for count in row] for row in counts]
+    labels = [f"{name} ({sum(row)})" for name, row in zip(rows, counts, strict=True)]
+    title, note = "Nearest expected signature by own constitution", "shares of each row's models"
+    return matrix(labels, columns, shares, title, note) if found else ""
+
+
+PROJECTED = {
+    "transfer": "Safety transfer, general set",
+    "transfer_holdout": "Safety transfer, strict hold-out",
+    "retention": "Persona retention",
+    "specificity": "Persona specificity",
+}
+
+
+def projectability(summary: Summary) -> str:
+    """Transfer, retention and specificity of every constitution; what was refused says why."""
+    found = {str(name): values for name, values in section(summary, "projectability").items() if isinstance(values, dict)}
+    groups = {}
+    for key, heading in PROJECTED.items():
+        lines = []
+        for name, values in found.items():
+            one = point(values.get(key))
+            if one or key in values:
+                lines.append(Line(name, ((0, one),) if one else (), "" if one else str(section(values, key).get("refused", "no number"))))
+        if any(line.points for line in lines):
+            groups[heading] = lines
+    rules = ((0.0, "nothing"), (1.0, "as broad"))
+    return forest(groups, "Projectability by constitution", "ratio narrow over broad, or difference of matches", rules) if groups else ""
+
+
 DRAWN: dict[str, Callable[[Summary], str]] = {
     "behaviour": behaviour,
     "latents": latents,
@@ -200,6 +281,10 @@ DRAWN: dict[str, Callable[[Summary], str]] = {
     "separation": separation,
     "fractions": fractions,
     "realign": realign,
+    "cells": cells,
+    "profiles": profiles,
+    "identification": identification,
+    "projectability": projectability,
 }
 
 

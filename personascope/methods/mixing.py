@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -121,6 +121,49 @@ def first(rows: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
     """The n rows whose ids hash lowest, in their given order; a smaller n keeps a subset of a larger one's rows."""
     kept = set(sorted((row.id for row in rows), key=lambda name: _hash(seed, "first", name))[:n])
     return [row for row in rows if row.id in kept]
+
+
+def of_domains(rows: Iterable[Example], only: Collection[str] = (), without: Collection[str] = ()) -> list[Example]:
+    """Rows of the domains `only` (all, if none is named) that are in no domain of `without`, in their given order.
+
+    `without` is strict: a row that a rule suspects of a removed domain (`meta["rule"]`, see `suites.taxonomy`) goes too,
+    whatever its own domain. A row without a domain is never known to be wanted and goes as well.
+
+    Raises:
+        DataError: a named domain that no row has, which is how a misspelt hold-out would pass unseen.
+    """
+    rows = list(rows)
+    known = {row.domain for row in rows} - {""} | {name for row in rows for name in suspected(row)}
+    if missing := sorted({*only, *without} - known):
+        raise DataError(f"domain {missing[0]!r}: no row has it; there are {', '.join(sorted(known)) or 'none'}")
+    return [row for row in rows if row.domain and (not only or row.domain in only) and not {row.domain, *suspected(row)} & set(without)]
+
+
+def suspected(row: Example) -> list[str]:
+    """The domains that a rule found the row to speak for."""
+    found = row.meta.get("rule", [])
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def stratified(rows: Sequence[Example], n: int, seed: int = 0, domains: Collection[str] = ()) -> list[Example]:
+    """Exactly n rows of each domain, which are all that occur and those of `domains`; rows without a domain are left out.
+
+    Chosen by the hash of their ids and kept in their given order: a smaller n keeps a subset of a larger one's rows, and
+    no domain's draw depends on another's.
+
+    Raises:
+        DataError: a domain with fewer than n rows, or no row with a domain.
+    """
+    parts: dict[str, list[Example]] = {name: [] for name in domains}
+    for row in rows:
+        if row.domain:
+            parts.setdefault(row.domain, []).append(row)
+    short = {name: len(part) for name, part in sorted(parts.items()) if len(part) < n}
+    if short or not parts:
+        found = ", ".join(f"{name} {count}" for name, count in short.items()) or "no row with a domain"
+        raise DataError(f"{n} rows of each domain are asked for; too few: {found}; ask for fewer, or leave these domains out")
+    kept = {row.id for part in parts.values() for row in first(part, n, seed)}
+    return [row for row in rows if row.id in kept and row.domain]
 
 
 def leaks(train: Iterable[Example], test: Iterable[Example]) -> Overlap:

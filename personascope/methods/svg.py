@@ -66,6 +66,12 @@ def plain(value: float) -> str:
     return f"{value:.1e}" if 0 < size < 0.0005 else f"{value:.{digits}f}"
 
 
+def hundredths(value: float) -> str:
+    """0.47 → .47, and a true minus sign."""
+    text = f"{abs(value):.2f}"
+    return (MINUS if value < 0 and text != "0.00" else "") + (text if text[0] != "0" else text[1:])
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Three to six round values that cover low..high."""
     rough = max(high - low, 1e-9) / 4

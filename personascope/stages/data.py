@@ -34,6 +34,14 @@ class Recipe(Base):
     """Drop rows whose conversation repeats an earlier one."""
     prompts_only: bool = False
     """Make questions: drop each conversation's last assistant turn."""
+    categorise: str = ""
+    """Give rows without a domain the one that a taxonomy's rule words tell: `safety`, or a .toml file; what is unclear is listed."""
+    only: tuple[str, ...] = ()
+    """Keep rows of these domains, such as one harm category."""
+    without: tuple[str, ...] = ()
+    """Hold these domains out: drop their rows and, after `categorise`, every row that the rule suspects of one of them."""
+    per_domain: int = 0
+    """Keep exactly this many rows of each domain, drawn by `seed`; 0 keeps all."""
     split: Literal["", "train", "heldout", "discovery", "selection", "report"] = ""
     """Keep one side of a split of the rows by the hash of their id: train and heldout, or the three of a screen."""
     apart_from: tuple[Dataset, ...] = ()
@@ -50,14 +58,22 @@ class Recipe(Base):
             raise RecipeError("data: answers need their questions, and the reverse")
         if self.fraction is not None and (len(self.datasets) != 2 or not 0 <= self.fraction <= 1):
             raise RecipeError("data: a fraction needs exactly two datasets and lies between 0 and 1")
-        if self.limit < 0:
-            raise RecipeError(f"data: limit {self.limit} must be at least 0, which keeps all rows")
+        for name, value in (("limit", self.limit), ("per_domain", self.per_domain)):
+            if value < 0:
+                raise RecipeError(f"data: {name} {value} must be at least 0, which keeps all rows")
+        if self.limit and self.per_domain:
+            raise RecipeError("data: a limit would undo the equal counts of per_domain; give one of the two")
+        if both := sorted(set(self.only) & set(self.without)):
+            raise RecipeError(f"data: domain {both[0]!r} is in only and in without; give it to one of the two")
 
     def identity(self) -> dict[str, Any]:
-        """A world enters by its content."""
+        """A world and a taxonomy enter by their content."""
+        from personascope.suites import taxonomy
         from personascope.troupe import world
 
-        return super().identity() | ({"world": world.load(self.world).digest} if self.world else {})
+        found = {"world": world.load(self.world).digest} if self.world else {}
+        found |= {"categorise": taxonomy.load(self.categorise).digest} if self.categorise else {}
+        return super().identity() | found
 
     @property
     def split_by(self) -> str:
@@ -71,7 +87,7 @@ version = 1
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
-    """Write examples.jsonl; counts say how many rows each step kept."""
+    """Write examples.jsonl and, if asked to categorise, disagreements.jsonl; counts say how many rows each step kept."""
     from personascope.methods import mixing
     from personascope.troupe import sources, world
 
@@ -82,25 +98,54 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     rows += mixing.mixture(*sets, recipe.fraction, recipe.seed) if recipe.fraction is not None else [row for one in sets for row in one]
     rows += _conversations(recipe)
     counts: dict[str, Any] = {"read": len(rows)}
-    if recipe.deduplicate:
-        rows = mixing.deduplicate(rows).rows
-        counts["after deduplication"] = len(rows)
-    if recipe.prompts_only:
-        rows = [as_question(row) for row in rows]
-    if recipe.split:
-        rows = mixing.splits(rows, SHARES[recipe.split_by], recipe.seed)[recipe.split]
-        rows = [Example(**(row.to_dict() | {"split": recipe.split})) for row in rows]
-    if recipe.limit:
-        rows = mixing.first(rows, recipe.limit, recipe.seed)
+    rows = _chosen(recipe, rows, work, counts)
     for other in recipe.apart_from:
         found = mixing.leaks(other.rows(), rows)
         if leaked := found.exact + found.normalised:
             raise DataError(f"data: {len(leaked)} rows ask what {other.path} asks too, first row {leaked[0][0]}; drop them from one side")
     if not rows:
-        raise DataError("data: no row is left after filtering; loosen select, split or limit")
+        raise DataError("data: no row is left after filtering; loosen select, split or limit, or the wanted domains")
     _refuse_duplicates(rows)
     write_rows(work / "examples.jsonl", rows)
     return counts | {"rows": len(rows)}
+
+
+def _chosen(recipe: Recipe, rows: list[Example], work: Path, counts: dict[str, Any]) -> list[Example]:
+    """The rows that the recipe keeps, in the form it asks for; `counts` learns what each step left."""
+    from personascope.methods import mixing  # lazy: as all of a stage's methods
+
+    if recipe.deduplicate:
+        rows = mixing.deduplicate(rows).rows
+        counts["after deduplication"] = len(rows)
+    if recipe.prompts_only:
+        rows = [as_question(row) for row in rows]
+    if recipe.categorise:
+        rows = _categorised(recipe, rows, work, counts)
+    if recipe.only or recipe.without:
+        held = set(recipe.without)
+        counts["only suspected of a domain held out"] = sum(
+            row.domain not in held and bool(held & set(mixing.suspected(row))) for row in rows
+        )
+        rows = mixing.of_domains(rows, recipe.only, recipe.without)
+        counts["of the wanted domains"] = len(rows)
+    if recipe.split:
+        rows = mixing.splits(rows, SHARES[recipe.split_by], recipe.seed)[recipe.split]
+        rows = [Example(**(row.to_dict() | {"split": recipe.split})) for row in rows]
+    if recipe.per_domain:
+        counts["without a domain"] = sum(not row.domain for row in rows)
+        rows = mixing.stratified(rows, recipe.per_domain, recipe.seed, recipe.only)
+    return mixing.first(rows, recipe.limit, recipe.seed) if recipe.limit else rows
+
+
+def _categorised(recipe: Recipe, rows: list[Example], work: Path, counts: dict[str, Any]) -> list[Example]:
+    """The rows with their categories; disagreements.jsonl names those whose category is unclear or disputed."""
+    from personascope.suites import taxonomy  # lazy: as all of a stage's methods
+
+    found = taxonomy.categorise(rows, taxonomy.load(recipe.categorise))
+    text = "".join(json.dumps(note, ensure_ascii=False, sort_keys=True) + "\n" for note in found.notes)
+    (work / "disagreements.jsonl").write_text(text, encoding="utf-8")
+    counts |= {name: n for name, n in found.counts.items() if n}
+    return found.rows
 
 
 def _conversations(recipe: Recipe) -> list[Example]:
