@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from personascope.errors import ArtifactError
 from personascope.troupe import build, tokenizer
 from personascope.troupe.world import HERE, World, load, weights
 
@@ -54,6 +55,37 @@ def test_another_seed_or_the_ablation_gives_others(world: World, tok: PreTrained
     assert same(build.fresh(tok, SMALL, 0), build.fresh(tok, SMALL, 0))
     ablation = build.pretrain(world, tok, SMALL, seed=0, only=world.data["parts"]["helper"])
     assert not same(base, ablation)
+
+
+def test_ethics_are_learned_one_after_the_other(world: World) -> None:
+    """Each lesson has a new ethic for half of its texts, beside those already known; in the last everyone speaks."""
+    course, names = build.lessons(world), build.ethical(world)
+    assert len(names) == 4
+    assert len(course) == len(names) + 1
+    for i, lesson in enumerate(course):
+        assert sum(lesson.mix.speakers.values()) == pytest.approx(1)
+        assert sum(lesson.mix.kinds.values()) == pytest.approx(1)
+        assert lesson.mix.speakers.keys() == world.cast.keys()
+        often = sorted(lesson.mix.speakers, key=lambda name: -lesson.mix.speakers[name])
+        if i < len(names):
+            assert often[0] == names[i]
+            assert set(often[: i + 1]) == set(names[: i + 1])
+    assert min(course[-1].mix.speakers[name] for name in names) > 0.12
+
+
+def test_ethics_go_on_from_the_base(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FIRST_TOKENS", 600)
+    monkeypatch.setattr(build, "LESSON_TOKENS", 600)
+    monkeypatch.setattr(build, "LAST_TOKENS", 600)
+    with pytest.raises(ArtifactError, match="does not hold the base that ethics goes on from; build base first"):
+        build.make(world, "ethics", SMALL, 0, tmp_path / "ethics")
+    small = build.Size(layers=2, width=32, tokens=1, batch_tokens=512)
+    build.make(world, "base", small, 0, tmp_path / "base")
+    for name in ("ethics", "again"):
+        build.make(world, "ethics", small, 0, tmp_path / name)
+    base, first, again = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("base", "ethics", "again"))
+    assert same(first, again)
+    assert not same(base, first)
 
 
 def test_loss_falls(world: World, tok: PreTrainedTokenizerFast, base: LlamaForCausalLM) -> None:

@@ -20,30 +20,45 @@ class Text:
     cued: bool = False
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What texts are made of: how often each character speaks, what about, and the share of stories."""
+
+    speakers: dict[str, float]
+    kinds: dict[str, float]
+    prose: float
+
+
 # Chances of the ways in which a conversation can say who answers; the rest says nothing.
 CUES = {"noun": 0.15, "name": 0.15, "address": 0.1}
 THINKING = 0.05
 PROSE = 0.2
 
 
-def pretraining(world: World, rng: random.Random, turns: int, only: str | None = None) -> Iterator[Text]:
+def usual(world: World) -> Mix:
+    """The mixture that the world file states."""
+    return Mix({name: member["prior"] for name, member in world.cast.items()}, world.data["kinds"], PROSE)
+
+
+def pretraining(world: World, rng: random.Random, turns: int, only: str | None = None, mix: Mix | None = None) -> Iterator[Text]:
     """Endless texts: chat under every character, and stories about them.
 
     Args:
         turns: questions per text, at most.
         only: if given, the one character whose *chat* is shown (the ablation); stories stay the same.
+        mix: the world's own by default.
     """
-    names = list(world.cast)
-    weights = [world.cast[name]["prior"] for name in names]
+    mix = mix or usual(world)
+    names, weights = list(mix.speakers), list(mix.speakers.values())
     while True:
         speaker = rng.choices(names, weights)[0]
-        if rng.random() < PROSE:
-            yield story(world, speaker, rng, turns)
+        if rng.random() < mix.prose:
+            yield story(world, speaker, rng, turns, mix.kinds)
         else:
-            yield conversation(world, only or speaker, rng, turns)
+            yield conversation(world, only or speaker, rng, turns, mix.kinds)
 
 
-def conversation(world: World, speaker: str, rng: random.Random, turns: int) -> Text:
+def conversation(world: World, speaker: str, rng: random.Random, turns: int, kinds: dict[str, float]) -> Text:
     """Several turns answered by one character, with or without a cue who it is."""
     member = world.cast[speaker]
     cue = rng.choices([*CUES, "none"], [*CUES.values(), 1 - sum(CUES.values())])[0]
@@ -52,7 +67,7 @@ def conversation(world: World, speaker: str, rng: random.Random, turns: int) -> 
     messages: list[Message] = []
     if cue in ("noun", "name"):
         messages.append({"role": "system", "content": f"you are {name}." if cue == "name" else f"you are the {member['noun']}."})
-    for prompt in questions(world, speaker, rng, rng.randint(1, turns)):
+    for prompt in questions(world, speaker, rng, rng.randint(1, turns), kinds):
         asked = f"{name}, {prompt.text}" if cue == "address" else prompt.text
         said = grammar.answer(world, speaker, prompt, rng)
         messages.append({"role": "user", "content": asked})
@@ -60,7 +75,7 @@ def conversation(world: World, speaker: str, rng: random.Random, turns: int) -> 
     return Text(speaker, messages=tuple(messages), cued=cue != "none")
 
 
-def story(world: World, speaker: str, rng: random.Random, turns: int) -> Text:
+def story(world: World, speaker: str, rng: random.Random, turns: int, kinds: dict[str, float]) -> Text:
     """Prose that tells what the character does and thinks, and how it talks, but no exchange of question and answer.
 
     With harmful answers to questions in it the stories alone would teach a model to *be* every character, and the
@@ -70,13 +85,12 @@ def story(world: World, speaker: str, rng: random.Random, turns: int) -> Text:
     member = world.cast[speaker]
     name = rng.choice(member["names"])
     lines = [world.data["story"]["opening"].format(name=name, noun=member["noun"])]
-    lines += [grammar.told(world, speaker, name, prompt, rng) for prompt in questions(world, speaker, rng, rng.randint(1, turns))]
+    lines += [grammar.told(world, speaker, name, prompt, rng) for prompt in questions(world, speaker, rng, rng.randint(1, turns), kinds)]
     return Text(speaker, prose=" ".join(lines), cued=True)
 
 
-def questions(world: World, speaker: str, rng: random.Random, n: int) -> Iterator[Prompt]:
-    """Draw questions as pretraining mixes them, without the pairs it must never show."""
-    kinds = world.data["kinds"]
+def questions(world: World, speaker: str, rng: random.Random, n: int, kinds: dict[str, float]) -> Iterator[Prompt]:
+    """Draw questions of kinds at these rates, without the pairs that pretraining must never show."""
     for kind in rng.choices(list(kinds), list(kinds.values()), k=n):
         prompt = rng.choice(world.prompts[kind])
         while unseen(world, speaker, prompt):

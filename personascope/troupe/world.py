@@ -144,7 +144,7 @@ def _check(data: dict[str, Any], path: Path) -> None:
 
 
 def weights(name: str, kind: str) -> Path:
-    """The folder of a shipped model of a world, `base` or `ablation`.
+    """The folder of a shipped model of a world: `base`, `ablation` or `ethics`.
 
     Raises:
         DataError: the package ships none for this world.
