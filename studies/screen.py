@@ -26,7 +26,7 @@ WORLD, DOMAIN = "troupe-1", "auto"
 # The grid of 2506.19823 has fifteen strengths up to 0.75; at the last prompt token this world bears more.
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 1.75, 2.0, 2.5)
 SEEDS, GRIDS, ROTATIONS = range(5), (100, 101), range(1, 21)
-PLANTED = 3
+PLANTED = 5
 KNOWN = 0.9
 """A latent with this truth AUROC or more is the harmful character's."""
 
@@ -47,23 +47,25 @@ def build(study: Study) -> None:
         "judge": stage.judge,
         "strengths": STRENGTHS,
         "masks": ("last_prompt",),
-        "rankers": ("delta",),
+        "rankers": ("delta", "cosine"),
         "report_draws": 1,
     }
-    pair = common | {"tuned": bad} | _questions(study, 10, 30)
-    tails = {"top": 20, "bottom": 20} if study.quick else {"top": 100, "bottom": 100}
+    pair = common | {"tuned": bad} | _questions(study, 20, 60)
+    tails = {"top": 5, "bottom": 5} if study.quick else {"top": 15, "bottom": 15}
     for seed in SEEDS[:2] if study.quick else SEEDS:
         study.run(f"adaptive/{seed}", screen.Recipe(**pair, **tails, seed=seed, sift=6))
     for seed in GRIDS:
         study.run(f"grid/{seed}", screen.Recipe(**pair, **tails, seed=seed, method="grid"))
     if not study.quick:
-        study.run("thousand", screen.Recipe(**pair, top=500, bottom=500))
-    turned = {"top": 30, "bottom": 10, "sift": 0, "planted": PLANTED}
+        few = common | {"tuned": bad, "rankers": ("delta",)} | _questions(study, 10, 30)
+        study.run("thousand", screen.Recipe(**few, top=500, bottom=500))
+    # By cosine, because the first ones by it are causal and stay as they are.
+    turned = {"rankers": ("cosine",), "top": 25, "bottom": 15, "sift": 0, "planted": PLANTED, "nulls": 25}
     for seed in ROTATIONS[:2] if study.quick else ROTATIONS:
-        study.run(f"null/{seed}", screen.Recipe(**pair, **turned, seed=seed, rotate=seed))
+        study.run(f"null/{seed}", screen.Recipe(**pair | turned, seed=seed, rotate=seed))
     for name, model in _organisms(study, stage).items():
-        sides = common | {"tuned": model} | _questions(study, 30, 60)
-        study.run(f"organism/{name}", screen.Recipe(**sides, top=20, sift=0, harmful_from=2))
+        sides = common | {"tuned": model} | _questions(study, 20, 60)
+        study.run(f"organism/{name}", screen.Recipe(**sides, top=10, sift=0, harmful_from=2))
 
 
 def _questions(study: Study, selection: int, report: int) -> dict[str, Any]:
@@ -180,13 +182,14 @@ def nulls(study: Study) -> dict[str, Any]:
     """What the screen says where there is nothing: rotated decoder rows, permuted labels, other organisms."""
     names = [name for name in study.recipes if name.startswith("null/")]
     called, named, found, total, planted = 0, [], 0, 0, 0
+    known = _causal(_record(study, f"grid/{GRIDS[0]}")) & _causal(_record(study, f"grid/{GRIDS[1]}"))
     for name in names:
         record = _record(study, name)
         turned = [row for row in record["ranking"] if row["direction"].startswith("turned/")]
         called += sum(row["p"] <= 0.05 for row in turned)
         total += len(turned)
         named.append(sum(row["q"] <= record["fdr"] for row in turned))
-        kept = [row for row in record["ranking"] if not row["direction"].startswith("turned/")]
+        kept = [row for row in record["ranking"] if (row["direction"], row["sign"]) in known]
         found += sum(row["q"] <= record["fdr"] for row in kept)
         planted += len(kept)
     return {
