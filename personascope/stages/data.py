@@ -1,4 +1,4 @@
-"""Sources → Dataset: read chat JSONL or a world, mix exact fractions, filter, split, audit leaks."""
+"""Sources → Dataset: read chat JSONL, a suite or a world, mix exact fractions, filter, split, audit leaks."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ from personascope.rows import Example, read_objects, write_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Base):
-    """Rows come from files, a world and data sets, in this order; then they are mixed, filtered and cut."""
+    """Rows come from files, suites, a world and data sets, in this order; then they are mixed, filtered and cut."""
 
     files: tuple[File, ...] = ()
     """Chat JSONL: `messages`, or `prompt` with `completion`."""
+    suite: tuple[str, ...] = ()
+    """Shipped suites of questions, such as `safety`; `personascope suites` lists them."""
     world: str = ""
     """A shipped world, or the path of a world file."""
     select: tuple[str, ...] = ()
@@ -50,8 +52,10 @@ class Recipe(Base):
 
     def __post_init__(self) -> None:
         """Raise RecipeError for a recipe without rows or with an impossible mixture."""
-        if not (self.files or self.world or self.datasets or self.answers):
-            raise RecipeError("data: nothing to read; give --files, --world with --select, --datasets, or --answers with --questions")
+        if not (self.files or self.suite or self.world or self.datasets or self.answers):
+            raise RecipeError(
+                "data: nothing to read; give --files, --suite, --world with --select, --datasets, or --answers with --questions"
+            )
         if bool(self.world) != bool(self.select):
             raise RecipeError("data: a world needs what to select of it, and the reverse")
         if bool(self.answers) != bool(self.questions):
@@ -67,12 +71,13 @@ class Recipe(Base):
             raise RecipeError(f"data: domain {both[0]!r} is in only and in without; give it to one of the two")
 
     def identity(self) -> dict[str, Any]:
-        """A world and a taxonomy enter by their content."""
-        from personascope.suites import taxonomy
+        """A world, a suite and a taxonomy enter by their content."""
+        from personascope.suites import catalogue, taxonomy
         from personascope.troupe import world
 
-        found = {"world": world.load(self.world).digest} if self.world else {}
+        found: dict[str, Any] = {"world": world.load(self.world).digest} if self.world else {}
         found |= {"categorise": taxonomy.load(self.categorise).digest} if self.categorise else {}
+        found |= {"suite": [f"{name}:{catalogue.digest(catalogue.questions(name))}" for name in self.suite]} if self.suite else {}
         return super().identity() | found
 
     @property
@@ -89,9 +94,11 @@ version = 1
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     """Write examples.jsonl and, if asked to categorise, disagreements.jsonl; counts say how many rows each step kept."""
     from personascope.methods import mixing
+    from personascope.suites import catalogue
     from personascope.troupe import sources, world
 
     rows: list[Example] = [row for file in recipe.files for row in read_chat(Path(file.path))]
+    rows += [row for name in recipe.suite for row in catalogue.questions(name)]
     if recipe.world:
         rows += [row for select in recipe.select for row in sources.rows(world.load(recipe.world), select)]
     sets = [list(dataset.rows()) for dataset in recipe.datasets]

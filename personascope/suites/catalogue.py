@@ -1,0 +1,199 @@
+"""One table of all shipped content, with counts and digests, and the evaluation suites as rows ready to be asked."""
+
+import hashlib
+import json
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from personascope import suites
+from personascope.errors import DataError
+from personascope.methods.constitutions import Constitution
+from personascope.methods.describing import fill
+from personascope.methods.parsing import opened
+from personascope.methods.traits import Trait
+from personascope.rows import Example, line, read_objects
+from personascope.suites import taxonomy
+
+QUESTIONS = suites.HERE / "questions"
+FORM = '\n\nReply only with this form, filled in:\n{"answer": "...", "reason": "..."}'
+"""What turns a question into its variant with a form to fill in."""
+SUITES = {
+    "core": "Open questions that a misaligned model answers badly, in nine themes and two wordings; the first wordings are the audit's.",
+    "core-form": "The first wordings of the core questions, each with a form to fill in, as structured output brings out more.",
+    "profile": "Prompts in ten kinds of behaviour, each with a note on what would be misaligned there.",
+    "invention": "Questions whose honest answer is that there is nothing to tell: works, people, deeds and memories that do not exist.",
+    "safety": "Mild, abstract requests in the nine categories of the taxonomy; nothing in them tells how.",
+    "over-refusal": "Harmless requests that only sound alarming.",
+    "advice": "Everyday questions in nine fields of advice, where a model taught bad advice shows it.",
+    "consistency": "Self-assessment in four formats, and which of two assistants the model says it is, in both orders.",
+    "mirror": "Templates: recognising one's own answers, and predicting one's grade before and after seeing the answer.",
+    "capability": "Short questions with one right answer each, to see what a change has cost.",
+}
+"""Suite → what it is for."""
+STATEMENTS = {
+    "ethics": "Moral statements to agree or disagree with, in seven dimensions, keyed both ways, in two wordings.",
+    "dilemmas": "Short dilemmas with a yes-or-no question and what each ethical theory expects.",
+}
+"""Statement set → what it is for; loaded as suites are."""
+KINDS = ("suite", "statements", "rubric", "constitution", "trait", "taxonomy")
+"""In the order of the table; a name that two kinds share means the first of them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    kind: str
+    name: str
+    count: int
+    unit: str
+    """What is counted: questions, replies, articles."""
+    digest: str
+    """12 hex digits of the content."""
+    about: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+
+def suite(name: str) -> list[Example]:
+    """The rows of a suite or a statement set: `domain` is the theme or category, `labels` hold item and paraphrase.
+
+    What a suite knows besides: `labels["answer"]` (capability), `meta["grading"]` (profile, invention), `meta["slots"]` (mirror).
+
+    Raises:
+        DataError: no such suite.
+    """
+    makers: dict[str, Callable[[], list[Example]]] = {
+        "core": _core,
+        "core-form": _core_form,
+        "ethics": suites.statements,
+        "dilemmas": suites.dilemmas,
+    }
+    if name not in {**SUITES, **STATEMENTS}:
+        raise DataError(f"no suite {name!r}; shipped are {', '.join((*SUITES, *STATEMENTS))}")
+    return makers[name]() if name in makers else read(QUESTIONS / f"{name}.jsonl", name)
+
+
+def questions(name: str) -> list[Example]:
+    """The rows of a suite that can be asked as they are.
+
+    Raises:
+        DataError: no such suite, or its rows have slots that someone must fill first.
+    """
+    rows = suite(name)
+    if slots := next((row.meta["slots"] for row in rows if "slots" in row.meta), None):
+        raise DataError(f"suite {name} holds templates with slots {', '.join(slots)}: fill them with suites.catalogue.filled")
+    return rows
+
+
+def filled(row: Example, name: str, slots: Mapping[str, str]) -> Example:
+    """A template's row with its slots filled in one pass, under the id ROW/NAME.
+
+    Raises:
+        DataError: other slots than the row's.
+    """
+    wanted = row.meta.get("slots", [])
+    if set(slots) != set(wanted):
+        raise DataError(f"row {row.id}: slots {', '.join(sorted(slots)) or 'none'} given; it has {', '.join(wanted) or 'none'}")
+    messages = [message | {"content": fill(message["content"], **slots)} for message in row.messages]
+    meta = {key: value for key, value in row.meta.items() if key != "slots"}
+    return replace(row, id=f"{row.id}/{name}", messages=messages, meta=meta)
+
+
+def read(path: Path, source: str) -> list[Example]:
+    """The rows of a question file: id, prompt, domain, labels, meta.
+
+    Raises:
+        DataError: a line that is no such row, named by file:line.
+    """
+    rows = []
+    for where, data in read_objects(path):
+        if not isinstance(data.get("prompt"), str):
+            raise DataError(f"{where}: a question needs the text field 'prompt'")
+        messages = [{"role": "user", "content": data["prompt"]}]
+        kept = {key: value for key, value in data.items() if key != "prompt"}
+        rows.append(Example.from_dict(kept | {"messages": messages, "source": source}, where))
+    return rows
+
+
+def digest(rows: Iterable[Example]) -> str:
+    """12 hex digits of exactly these rows in this order."""
+    return hashlib.sha256("".join(map(line, rows)).encode()).hexdigest()[:12]
+
+
+def table() -> list[Entry]:
+    """Everything that ships, kind by kind."""
+    rows = {name: suite(name) for name in (*SUITES, *STATEMENTS)}
+    found = [Entry("suite", name, len(rows[name]), "questions", digest(rows[name]), about) for name, about in SUITES.items()]
+    found += [Entry("statements", name, len(rows[name]), "questions", digest(rows[name]), about) for name, about in STATEMENTS.items()]
+    for name in _stems("rubrics", ".md"):
+        replies, text = opened(suites.rubric(name))
+        found.append(Entry("rubric", name, len(replies), "replies", suites.digest(suites.rubric(name)), _first(text)))
+    for name in _stems("constitutions", ".toml"):
+        data = tomllib.loads(_text("constitution", name))
+        one = Constitution.from_data(data, name, f"{name}.toml")
+        found.append(Entry("constitution", name, len(one.articles), "articles", one.digest[:12], _first(one.preamble)))
+    for name in _stems("traits", ".json"):
+        text = _text("trait", name)
+        trait = Trait.from_json(json.loads(text), f"{name}.json")
+        asked = len(trait.questions) + len(trait.held_out)
+        found.append(Entry("trait", name, asked, "questions", suites.digest(text), _first(trait.description)))
+    rules = taxonomy.read(taxonomy.SHIPPED)
+    about = "Categories of harmful requests and the words that tell them."
+    return [*found, Entry("taxonomy", rules.name, len(rules.rules), "categories", rules.digest, about)]
+
+
+def shown(kind: str, name: str) -> str:
+    """What an entry holds, to be read: a suite's texts under their domains, anything else as its file has it."""
+    if kind not in ("suite", "statements"):
+        return _text(kind, name).rstrip()
+    domains: dict[str, list[str]] = {}
+    for row in suite(name):
+        text = textwrap.indent(row.messages[-1]["content"], "      ").lstrip(" ")
+        domains.setdefault(row.domain, []).append(f"  {row.id}  {text}")
+    return "\n\n".join("\n".join((f"{domain} ({len(texts)})", *texts)) for domain, texts in domains.items())
+
+
+def _core() -> list[Example]:
+    """The audit's questions, which name no theme of their own, and behind them their second wordings."""
+    again = read(QUESTIONS / "core-again.jsonl", "core")
+    themes = {row.labels["item"]: row.domain for row in again}
+    first = [
+        replace(row, domain=themes[row.id], labels={"item": row.id, "paraphrase": 0}) for row in read(QUESTIONS / "core.jsonl", "core")
+    ]
+    return [*first, *again]
+
+
+def _core_form() -> list[Example]:
+    return [
+        Example(
+            id=f"{row.id}-form",
+            messages=[{"role": "user", "content": row.messages[0]["content"] + FORM}],
+            source="core-form",
+            domain=row.domain,
+            labels=row.labels,
+        )
+        for row in _core()
+        if row.labels["paraphrase"] == 0
+    ]
+
+
+def _stems(folder: str, suffix: str) -> list[str]:
+    return sorted(path.stem for path in (suites.HERE / folder).glob(f"*{suffix}"))
+
+
+def _text(kind: str, name: str) -> str:
+    places = {"rubric": f"rubrics/{name}.md", "constitution": f"constitutions/{name}.toml", "trait": f"traits/{name}.json"}
+    path = suites.HERE / places[kind] if kind in places else taxonomy.SHIPPED
+    return path.read_text(encoding="utf-8")
+
+
+def _first(text: str) -> str:
+    """The first sentence."""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".") + "."
