@@ -21,7 +21,10 @@ Summary = dict[str, Any]
 Links = Callable[[str], list[dict[str, str]]]
 SECTIONS = (
     ("behaviour", "Behaviour", ("assistant", "em", "twin", "grades", "psm_ablation", "behaviour", "runs")),
-    ("inside", "What moved inside", ("diff", "dictionary")),
+    ("safety", "Safety by model", ("cells",)),
+    ("persona", "Ethical personas", ("persona",)),
+    ("projectability", "What projects", ("projectability",)),
+    ("inside", "What moved inside", ("diff", "dictionary", "inside")),
     ("causal", "What is causal", ("screen",)),
     ("separation", "Telling runs apart", ("detect",)),
     ("fractions", "How much bad data it takes", ("fractions",)),
@@ -57,7 +60,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
     """Write report.html and figures/*.svg; raises DataError if the summary is not a JSON object."""
     import jinja2
 
-    from personascope.methods import figures, svg
+    from personascope.methods import conclusions, figures, svg
 
     summary = read_summary(recipe.summary)
     links, drawn = _links(recipe, summary, work), figures.draw(summary)
@@ -74,6 +77,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
         "nulls": len(figures.nulls(_dict(summary.get("screen")))),
         "runs": _runs(summary),
         "claims": claims(summary),
+        "concluded": conclusions.paragraph(summary),
         "examples": examples,
         "interpreted": interpreted,
         "provenance": _provenance(recipe, work),
