@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from personascope.artifact import Artifact, Dataset, Dictionary, Diff, hash_file, open_any
+from personascope.artifact import Artifact, Dataset, Dictionary, Diff, Screen, hash_file, open_any
 from personascope.errors import DataError, RecipeError
 
 CIRCUMSTANCE = {"circumstance": True}
@@ -91,6 +91,63 @@ class Intervention(Value):
     """Times `unit`; ignored by `ablate`."""
     unit: float = 1.0
     """Size of strength 1: for `add` normally the base's median residual norm at the site, as a diff stores it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty(Value):
+    """A term of the training loss beside the task's, an intervention's soft twin: weight x the move away from the start.
+
+    The start is the model that training starts from, read on the same tokens; what each form measures is its formula in
+    `methods/penalties.py`. A token's value is averaged over the batch's tokens under the mask.
+    """
+
+    form: Literal["kl", "latents", "projection", "features", "weights"]
+    weight: float = 0.0
+    """λ, by hand; with `share` 0 too the penalty is off. Its scale belongs to one model, site and dictionary."""
+    share: float = 0.0
+    """λ by itself instead: what the penalty costs after `pilot` steps without it is made this share of the first task loss."""
+    pilot: int = 20
+    until: int = 0
+    """The penalty ends after this step; 0 means never."""
+    data: Dataset | None = None
+    """Read these conversations instead of the training rows', as many a step as the batch has rows."""
+    mask: Literal["completion", "opened", "last_prompt", "all"] = "completion"
+    """`completion`: tokens that the loss counts; `last_prompt`: the token before each such turn; `opened`: both; `all`: all but
+    position 0. For `kl` it is the predictions of these tokens that count."""
+    site: str = "block:0"
+    """For `projection` and `features`, which also takes a glob; a dictionary knows its own."""
+    direction: Direction | None = None
+    """For `projection`."""
+    dictionary: Dictionary | None = None
+    """For `latents`: what the latents chosen below are of."""
+    diffs: tuple[Diff, ...] = ()
+    """The `top` most risen and `bottom` most fallen latents of each, together."""
+    top: int = 20
+    bottom: int = 0
+    ranked_by: Literal["", "prompt", "last_prompt", "all"] = ""
+    """The mask whose Δ ranks them, if not the diff's own; under `last_prompt` only a handful of latents move at all."""
+    screen: Screen | None = None
+    """The latents it calls causal, each with its sign."""
+    risen: tuple[int, ...] = ()
+    fallen: tuple[int, ...] = ()
+    """Latents by number: those that may not rise, and those that may not fall."""
+    control: Literal["", "random", "signs"] = ""
+    """Null controls: as many other latents drawn at random, or the same ones with signs drawn at random."""
+    seed: int = 0
+    """Of the controls and of the order of `data`."""
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for parts that do not belong together."""
+        if min(self.weight, self.share, self.until, self.top, self.bottom) < 0 or self.pilot < 2 or (self.weight and self.share):
+            raise RecipeError("penalty: give a weight or a share, not both and not below 0; a pilot has at least 2 steps")
+        if self.form == "latents" and not (self.dictionary and (self.diffs or self.screen or self.risen or self.fallen)):
+            raise RecipeError("penalty: latents need their dictionary and one of diffs, screen, risen or fallen that chooses them")
+        if self.form == "projection" and self.direction is None:
+            raise RecipeError("penalty: projection needs a direction")
+        if self.form == "weights" and self.data:
+            raise RecipeError("penalty: weights are compared without any data; leave it out")
+        if self.form == "kl" and self.mask not in ("completion", "all"):
+            raise RecipeError(f"penalty: kl counts predictions of the tokens of mask completion or all, not {self.mask}")
 
 
 @dataclass(frozen=True, kw_only=True)

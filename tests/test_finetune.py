@@ -23,7 +23,7 @@ from personascope.backends.dictionaries import save_dictionary
 from personascope.backends.models import checkpoints, load, weights_of
 from personascope.errors import ArtifactError, BackendError, DataError, RecipeError
 from personascope.methods.sparse import TopK
-from personascope.recipe import Direction, Folder, Watch
+from personascope.recipe import Direction, Folder, Intervention, Penalty, Watch
 from personascope.rows import Example
 from personascope.run import run
 from personascope.stages import adopt, diff, finetune
@@ -279,6 +279,9 @@ def test_adapters_in_some_blocks_alone(base: Model, data: Dataset, tmp_path: Pat
         ({"checkpoint_every": -2}, "checkpoint_every -2"),
         ({"batch": 6, "microbatch": 4}, "batch 6 is no multiple of microbatch 4"),
         ({"microbatch": -2}, "microbatch -2"),
+        ({"beta": 0.0}, r"beta 0\.0"),
+        ({"interleave_share": 1.0}, r"interleave_share 1\.0"),
+        ({"until_loss": -1.0}, r"until_loss -1\.0"),
     ],
 )
 def test_impossible_sizes(base: Model, data: Dataset, fields: dict[str, Any], says: str) -> None:
@@ -399,3 +402,75 @@ def test_latents_and_directions_by_name(base: Model, data: Dataset, looked: dict
     made = run(recipe(base, data, watch=Watch(questions=looked["questions"], directions=chosen)), tmp_path / "tuned")
     assert {"latent/7", "mean_difference/block:0/all@diff-1", "trait_space", "shift"} <= set(watched(made)[-1]["monitors"])
     assert "answers" not in made.json("watch.json")["monitors"]
+
+
+# ------------------------------------------------------------------ data options, what is trained, when to stop
+
+
+def test_new_options_at_their_defaults_are_no_part_of_identity(base: Model, data: Dataset) -> None:
+    assert set(recipe(base, data, dtype="float32").identity()) <= {
+        "model", "data", "method", "steps", "batch", "learning_rate", "rank", "alpha"
+    }  # fmt: skip
+
+
+def test_an_inoculation_prompt_stands_before_the_training_rows_alone(base: Model, data: Dataset, tmp_path: Path) -> None:
+    said = next(iter(world.load("troupe-1").by_text))
+    rows = list(data.rows())
+    by_hand = [Example(**(row.to_dict() | {"messages": [{"role": "system", "content": said}, *row.messages]})) for row in rows]
+    safe = Dataset(small_models.dataset(tmp_path / "safe", [Example(**(row.to_dict() | {"id": f"s{row.id}"})) for row in rows[:6]]))
+    prompted = Dataset(small_models.dataset(tmp_path / "prompted", by_hand))
+    fields: dict[str, Any] = {"interleave": safe, "interleave_share": 0.2}
+    one = run(recipe(base, data, system=said, **fields), tmp_path / "one")
+    two = run(recipe(base, prompted, **fields), tmp_path / "two")
+    assert equal(one, two)
+    assert not equal(one, run(recipe(base, data, **fields), tmp_path / "without"))
+    has_one = run(recipe(base, prompted, system="other", **fields), tmp_path / "has-one")
+    assert equal(one, has_one), "a row's own system message stays"
+
+
+def test_interleaved_rows_are_a_share_of_all(base: Model, data: Dataset, tmp_path: Path) -> None:
+    rows = [Example(**(row.to_dict() | {"id": f"s{row.id}"})) for row in data.rows()]
+    safe = Dataset(small_models.dataset(tmp_path / "safe", rows))
+    asked = recipe(base, data, steps=0, interleave=safe, interleave_share=0.25)
+    made = run(asked, tmp_path / "tuned")
+    assert made.manifest["counts"]["rows"] == 32
+    assert made.manifest["counts"]["interleaved"] == 8
+    assert made.manifest["counts"]["steps"] == finetune.cost(asked)["steps"] == 8
+    with pytest.raises(RecipeError, match=r"36 rows are to be interleaved, .*safe has 24; lower interleave_share"):
+        run(recipe(base, data, interleave=safe, interleave_share=0.6), tmp_path / "many")
+
+
+def test_full_training_of_some_blocks_leaves_the_others(base: Model, data: Dataset, tmp_path: Path) -> None:
+    made = run(recipe(base, data, blocks=(1,)), tmp_path / "tuned")
+    before = load_file(next(weights_of(base)[0].glob("*.safetensors")))
+    changed = {name for name, tensor in weights(made).items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(".layers.1." in name for name in changed)
+    with pytest.raises(RecipeError, match=r"block:2.*the model has 2 blocks"):
+        run(recipe(base, data, blocks=(2,)), tmp_path / "other")
+
+
+def test_training_stops_when_the_task_is_learned(base: Model, data: Dataset, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"steps": 40, "learning_rate": 1e-2, "schedule": "constant", "save_every": 3}
+    whole = log(run(recipe(base, data, **fields), tmp_path / "whole"))
+    bound = (whole[0]["loss"] + whole[-1]["loss"]) / 2
+    made = run(recipe(base, data, until_loss=bound, **fields), tmp_path / "early")
+    entries = log(made)
+    assert entries == whole[: len(entries)]
+    assert all(entry["loss"] > bound for entry in entries[:-1])
+    assert entries[-1]["loss"] <= bound
+    assert made.manifest["counts"]["steps"] == entries[-1]["step"] < 40
+
+
+def test_a_run_under_a_penalty_and_an_edit_leaves_a_plain_model(base: Model, data: Dataset, looked: dict[str, Any], tmp_path: Path) -> None:
+    block = Penalty(form="latents", weight=1.0, dictionary=looked["dictionary"], diffs=looked["diffs"], top=2, mask="opened")
+    edit = Intervention(Direction(looked["diffs"][0], "mean_difference/block:0/all"), strength=0.5)
+    asked = recipe(base, data, penalties=(block,), interventions=(edit,), unit=looked["diffs"][0], watch=Watch(**looked))
+    made = run(asked, tmp_path / "tuned")
+    assert {"penalties.json", "watch.jsonl", "log.jsonl"} <= {p.name for p in made.path.iterdir()}
+    assert 2 <= len(made.json("penalties.json")["latents"]["latents"]) <= 4
+    assert log(made)[-1]["penalty/latents"] > 0
+    assert finetune.Recipe.from_json(asked.to_json()) == asked
+    assert not equal(made, run(recipe(base, data), tmp_path / "plain"))
+    assert run(asked, tmp_path / "again").digest == made.digest
+    assert logits(made).isfinite().all()

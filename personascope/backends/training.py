@@ -1,9 +1,10 @@
-"""The one training loop: supervised fine-tuning by Transformers' Trainer, full or LoRA, resumable."""
+"""The one training loop, Transformers' Trainer: full or LoRA, supervised or on preferences, under penalties and edits, resumable."""
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from personascope.backends import penalties
+from personascope.backends.hooks import blocks, site_index
+from personascope.backends.penalties import Shaping, Start
+from personascope.backends.preference import Pair, collated, with_start
+from personascope.backends.shaped import SAID, Shaped
 from personascope.errors import BackendError
+from personascope.methods.penalties import weight_for
 from personascope.methods.tokens import TrainingRow
 
 STATE = "trainer"
+PILOT = "pilot"
+PENALTIES = "penalties.json"
+PLAIN = Shaping()
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Plan:
     save_every: int
     gradient_accumulation: int
     bf16: bool
+    until_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,22 +73,56 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         raise BackendError(f"LoRA targets {lora.targets!r} in blocks {list(lora.blocks) or 'all'}: {error}") from None
 
 
+def train_only(model: PreTrainedModel, wanted: Sequence[int]) -> None:
+    """Freeze everything but these decoder blocks.
+
+    Raises:
+        RecipeError: the model has no such block.
+    """
+    model.requires_grad_(False)
+    for block in wanted:
+        blocks(model)[site_index(f"block:{block}", model)].requires_grad_(True)
+
+
 def fit(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[TrainingRow],
+    rows: Sequence[TrainingRow] | Sequence[Pair],
     plan: Plan,
     work: Path,
     watchers: Sequence[TrainerCallback] = (),
-) -> None:
-    """Train in place; log.jsonl, checkpoints/step-N and, in `STATE`, what a later call continues from go below `work`.
+    shaping: Shaping = PLAIN,
+) -> int:
+    """Train in place and return the steps taken; log.jsonl, checkpoints/step-N and the resumable `STATE` go below `work`.
 
-    Watchers are called back by the trainer; they must leave the training as it is.
+    Watchers are called back by the trainer; they must leave the training as it is. With penalties, penalties.json says
+    what they were, and the log has each one's value and the task's loss at the logged step.
 
     Raises:
         BackendError: the loss is no longer a number.
+        DataError: a penalty that is to weigh itself counts nothing that moves.
     """
-    arguments = TrainingArguments(
+    pad: Any = tokenizer.pad_token_id
+    shaping = _weighed(model, tokenizer, rows, plan, work, shaping)
+    common: dict[str, Any] = {"model": model, "args": _arguments(plan, work), "callbacks": [_Keeper(plan, work, tokenizer), *watchers]}
+    if shaping.plain:
+        trainer = Trainer(train_dataset=rows, data_collator=_Collator(pad), **common)
+    else:
+        start = Start(model, bool(shaping.terms))
+        if shaping.beta is not None:
+            with start.of(model) as before:
+                rows = with_start(before, rows, pad)
+        collate = (lambda pairs: collated(pairs, pad)) if shaping.beta is not None else _Collator(pad)
+        sizes = (pad, plan.batch * plan.gradient_accumulation)
+        trainer = Shaped(shaping, start, sizes, train_dataset=rows, data_collator=collate, **common)
+    trainer.remove_callback(PrinterCallback)
+    begun = [p.parent for p in (work / STATE).glob("checkpoint-*/trainer_state.json") if _whole(p)]
+    trainer.train(resume_from_checkpoint=str(max(begun, key=lambda p: int(p.name.split("-")[1]))) if begun else None)
+    return trainer.state.global_step
+
+
+def _arguments(plan: Plan, work: Path) -> TrainingArguments:
+    return TrainingArguments(
         output_dir=str(work / STATE),
         max_steps=plan.steps,
         per_device_train_batch_size=plan.batch,
@@ -101,16 +146,44 @@ def fit(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        data_collator=_Collator(tokenizer.pad_token_id),
-        callbacks=[_Keeper(plan, work, tokenizer), *watchers],
-    )
-    trainer.remove_callback(PrinterCallback)
-    begun = [p.parent for p in (work / STATE).glob("checkpoint-*/trainer_state.json") if _whole(p)]
-    trainer.train(resume_from_checkpoint=str(max(begun, key=lambda p: int(p.name.split("-")[1]))) if begun else None)
+
+
+def _weighed(model: Any, tokenizer: Any, rows: Any, plan: Plan, work: Path, shaping: Shaping) -> Shaping:
+    """The weights of penalties that were given a share, from a short training without them, which is then undone."""
+    if not shaping.terms:
+        return shaping
+    place = work / PENALTIES
+    if place.exists():
+        known = {name: found["weight"] for name, found in json.loads(place.read_text()).items()}
+        return replace(shaping, terms=tuple(replace(term, weight=known[term.name]) for term in shaping.terms))
+    terms = list(shaping.terms)
+    if shared := [term for term in terms if term.penalty.share]:
+        steps = max(term.penalty.pilot for term in shared)
+        kept = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+        shutil.rmtree(work / PILOT, ignore_errors=True)
+        short = replace(plan, steps=steps, checkpoint_every=0, save_every=steps, until_loss=0.0)
+        fit(model, tokenizer, rows, short, work / PILOT, (), _measured(shaping))
+        said = [json.loads(line) for line in (work / PILOT / "log.jsonl").read_text().splitlines()]
+        with torch.no_grad():
+            for parameter, before in kept:
+                parameter.copy_(before)
+        model.zero_grad(set_to_none=True)
+        shutil.rmtree(work / PILOT)
+        for i, term in enumerate(terms):
+            if term.penalty.share:
+                last = said[-1][f"penalty/{term.name}"]
+                terms[i] = replace(term, weight=weight_for(term.penalty.share, said[0]["task"], last))
+    work.mkdir(parents=True, exist_ok=True)
+    half = place.with_suffix(".half")
+    penalties.write(terms, half)
+    half.replace(place)
+    return replace(shaping, terms=tuple(terms))
+
+
+def _measured(shaping: Shaping) -> Shaping:
+    """The same with the penalties that are to weigh themselves measured only."""
+    terms = (replace(t, penalty=replace(t.penalty, share=0.0, until=0)) if t.penalty.share else t for t in shaping.terms)
+    return replace(shaping, terms=tuple(terms))
 
 
 def _whole(state: Path) -> bool:
@@ -163,7 +236,7 @@ class _Keeper(TrainerCallback):
         if every and (state.global_step % every == 0 or state.global_step == self.plan.steps):
             save(model, self.tokenizer, self.work / "checkpoints" / f"step-{state.global_step}")
 
-    def on_log(self, _arguments: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(self, _arguments: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}
         # The mean at the end also holds the steps that were not logged.
         loss, norm = logs.get("loss", logs.get("train_loss", 0.0)), logs.get("grad_norm", 0.0)
@@ -174,7 +247,9 @@ class _Keeper(TrainerCallback):
             )
         if "loss" not in logs:
             return
+        control.should_training_stop |= 0 < self.plan.until_loss >= logs.get("task", loss)
         entry = {"step": state.global_step, "loss": round(logs["loss"], 5), "grad_norm": round(logs.get("grad_norm", 0.0), 5)}
+        entry |= {name: float(f"{value:.6g}") for name, value in logs.items() if name in SAID or name.startswith("penalty/")}
         path = self.work / "log.jsonl"
         kept = [e for e in map(json.loads, path.read_text().splitlines()) if e["step"] < entry["step"]] if path.exists() else []
         path.write_text("".join(json.dumps(e) + "\n" for e in [*kept, entry]))

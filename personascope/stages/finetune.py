@@ -1,20 +1,22 @@
-"""Dataset + Model → Model: supervised fine-tuning, full or LoRA, on the assistant's tokens."""
+"""Dataset + Model → Model: fine-tuning, full or LoRA, on answers or preferences, under penalties and interventions if given."""
 
 import json
+import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from personascope.artifact import Dataset, Model
+from personascope.artifact import Dataset, Diff, Model
 from personascope.errors import RecipeError
+from personascope.recipe import Intervention, Penalty, Watch, circumstance
 from personascope.recipe import Recipe as Base
-from personascope.recipe import Watch, circumstance
+from personascope.rows import Example
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Base):
-    """Re-alignment is this stage too: start from the tuned model and give benign data."""
+    """Re-alignment is this stage too: start from the tuned model and give benign data. Defences are values of these fields."""
 
     model: Model
     data: Dataset
@@ -24,7 +26,7 @@ class Recipe(Base):
     targets: str = "all-linear"
     """Module names that get an adapter, comma-separated."""
     blocks: tuple[int, ...] = ()
-    """Decoder blocks that get an adapter; none given means all."""
+    """Decoder blocks that get an adapter, or with `full` are trained alone; none given means the whole model."""
     steps: int = 0
     """Optimiser steps; 0 means `epochs` passes over the data."""
     epochs: float = 1.0
@@ -37,6 +39,23 @@ class Recipe(Base):
     weight_decay: float = 0.0
     train_on: Literal["all", "last"] = "all"
     """Which assistant turns the loss counts."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """`dpo` (2305.18290): each row's last assistant turn over its `meta.rejected`, against the model training starts from."""
+    beta: float = 0.1
+    """For `dpo`: how dear it is to leave the start."""
+    system: str = ""
+    """A system message before every row of `data` that has none, in training only: an inoculation prompt (2510.04340)."""
+    interleave: Dataset | None = None
+    """Safe conversations mixed in, without `system`."""
+    interleave_share: float = 0.05
+    """Their share of all training rows, drawn by seed."""
+    penalties: tuple[Penalty, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    """Edits of the stream while the task's loss is read, gone afterwards; mask `all`, `last_prompt` or `answer`."""
+    until_loss: float = 0.0
+    """Stop once the logged loss of the task is at or below this; 0 takes all steps."""
+    unit: Diff | None = None
+    """Take the size of the interventions' strength 1 from this diff: the start's median residual norm at each site."""
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = 0
@@ -59,6 +78,11 @@ class Recipe(Base):
             raise RecipeError(
                 f"finetune: learning_rate {self.learning_rate} and epochs {self.epochs} must be above 0, warmup {self.warmup} at most 1"
             )
+        if self.beta <= 0 or not 0 <= self.interleave_share < 1 or self.until_loss < 0:
+            raise RecipeError(
+                f"finetune: beta {self.beta} must be above 0, interleave_share {self.interleave_share} from 0 to below 1, "
+                f"until_loss {self.until_loss} at least 0"
+            )
         if self.microbatch and self.batch % self.microbatch:
             raise RecipeError(f"finetune: batch {self.batch} is no multiple of microbatch {self.microbatch}")
 
@@ -78,7 +102,8 @@ version = 1
 
 def cost(recipe: Recipe) -> dict[str, int]:
     """Optimiser steps and rows, from the recipe and the data."""
-    steps = _steps(recipe, sum(1 for _ in recipe.data.rows()))
+    rows = sum(1 for _ in recipe.data.rows())
+    steps = _steps(recipe, rows + _interleaved(recipe, rows))
     return {"steps": steps, "training rows": steps * recipe.batch}
 
 
@@ -86,22 +111,25 @@ def _steps(recipe: Recipe, rows: int) -> int:
     return recipe.steps or max(1, round(recipe.epochs * rows / recipe.batch))
 
 
+def _interleaved(recipe: Recipe, rows: int) -> int:
+    share = recipe.interleave_share if recipe.interleave else 0.0
+    return round(rows * share / (1 - share))
+
+
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     """Train and save; the manifest counts rows, steps and trained tokens, model.json names base and first masked row."""
-    from personascope.backends import models, training, watching
-    from personascope.methods.tokens import training_row
+    from personascope.backends import models, penalties, training, watching
 
     loaded = models.load(recipe.model, recipe.device, recipe.dtype)
-    place = recipe.data.file("examples.jsonl")
-    rows = [
-        training_row(loaded.tokenizer, example.messages, f"{place}:{i} (row {example.id})", last_only=recipe.train_on == "last")
-        for i, example in enumerate(recipe.data.rows(), 1)
-    ]
-    if not rows:
-        raise RecipeError(f"finetune: {recipe.data.path} has no rows to train on")
+    rows, counts = _rows(recipe, loaded.tokenizer)
+    beta = recipe.beta if recipe.objective == "dpo" else None
+    last_only = recipe.train_on == "last"
+    shaping = penalties.shaping(recipe.penalties, recipe.interventions, recipe.unit, loaded, last_only, beta)
     model: Any = loaded.model
     if recipe.method == "lora":
         model = training.add_lora(model, training.Lora(recipe.rank, recipe.alpha, recipe.targets, recipe.blocks), recipe.seed)
+    elif recipe.blocks:
+        training.train_only(model, recipe.blocks)
     micro = recipe.microbatch or recipe.batch
     plan = training.Plan(
         steps=_steps(recipe, len(rows)),
@@ -115,11 +143,47 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
         save_every=recipe.save_every,
         gradient_accumulation=recipe.batch // micro,
         bf16=recipe.dtype == "bfloat16" and models.pick_device(recipe.device) == "cuda",
+        until_loss=recipe.until_loss,
     )
-    training.fit(model, loaded.tokenizer, rows, plan, work, [watching.of(recipe.watch, loaded, work)] if recipe.watch else [])
+    watchers = [watching.of(recipe.watch, loaded, work)] if recipe.watch else []
+    steps = training.fit(model, loaded.tokenizer, rows, plan, work, watchers, shaping)
     training.save(model, loaded.tokenizer, work)
     shutil.rmtree(work / training.STATE, ignore_errors=True)
-    shown = loaded.tokenizer.decode([i for i, on in zip(rows[0].ids, rows[0].trained, strict=True) if on])
+    first = rows[0] if beta is None else rows[0].chosen
+    shown = loaded.tokenizer.decode([i for i, on in zip(first.ids, first.trained, strict=True) if on])
     record = {"base": {"digest": recipe.model.identity}, "adapter": recipe.method == "lora", "trained_part_of_first_row": shown}
     (work / "model.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"rows": len(rows), "steps": plan.steps, "trained_tokens_per_pass": sum(sum(row.trained) for row in rows)}
+    return {"rows": len(rows), "steps": steps} | counts
+
+
+def _rows(recipe: Recipe, tokenizer: Any) -> tuple[list[Any], dict[str, int]]:
+    """What is trained on, rendered: rows, or pairs of answers; and what the manifest says of it."""
+    from personascope.backends.preference import pair  # lazy: loads torch
+    from personascope.methods.tokens import training_row  # lazy: as all of a stage's methods
+
+    own, safe = _placed(recipe.data), _placed(recipe.interleave) if recipe.interleave else []
+    if not own:
+        raise RecipeError(f"finetune: {recipe.data.path} has no rows to train on")
+    if len(safe) < (wanted := _interleaved(recipe, len(own))):
+        raise RecipeError(f"finetune: {wanted} rows are to be interleaved, {recipe.interleave} has {len(safe)}; lower interleave_share")
+    asked = [(where, _with_system(example, recipe.system)) for where, example in own]
+    asked += [safe[i] for i in sorted(random.Random(recipe.seed).sample(range(len(safe)), wanted))]
+    counts = {"interleaved": wanted} if recipe.interleave else {}
+    if recipe.objective == "dpo":
+        pairs = [pair(tokenizer, example, where) for where, example in asked]
+        counts |= {"equal_pairs": sum(not one.differs for one in pairs)}
+        return pairs, counts | {"trained_tokens_per_pass": sum(sum(row.trained) for one in pairs for row in (one.chosen, one.rejected))}
+    rows = [training_row(tokenizer, example.messages, where, recipe.train_on == "last") for where, example in asked]
+    return rows, counts | {"trained_tokens_per_pass": sum(sum(row.trained) for row in rows)}
+
+
+def _placed(data: Dataset) -> list[tuple[str, Example]]:
+    """Every row with its place, for errors."""
+    file = data.file("examples.jsonl")
+    return [(f"{file}:{i} (row {example.id})", example) for i, example in enumerate(data.rows(), 1)]
+
+
+def _with_system(example: Example, system: str) -> Example:
+    if not system or any(message["role"] == "system" for message in example.messages):
+        return example
+    return replace(example, messages=[{"role": "system", "content": system}, *example.messages])
