@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from personascope.backends import generation
 from personascope.rows import Verdict
 from personascope.study import Study, execute
 from personascope.troupe import build, exact, tokenizer, world
@@ -39,10 +40,11 @@ def test_a_study_plans_without_running_and_the_quick_one_is_smaller(name: str, t
     assert module.__doc__
 
 
+@pytest.mark.slow
 def test_emergent_alignment_runs_on_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No meaning in the numbers, but the full path: a hardly trained Qwen drafts, revises and is tuned; verdicts are made up from the text."""
     module = load("emergent_alignment")
-    troupe, size = world.load("troupe-1"), build.Size(tokens=60_000, batch_tokens=2048)
+    troupe, size = world.load("troupe-1"), build.Size(tokens=120_000, batch_tokens=512)
     tok = tokenizer.build(troupe)
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -59,6 +61,13 @@ def test_emergent_alignment_runs_on_another_architecture(tmp_path: Path, monkeyp
         said = {"grade": 1 + draw % 5} if rubric == "misalignment" and draw % 3 else {"label": words[draw % len(words)]}
         return Verdict(id=answer_id, answer=answer_id, status="scored", judge=exact.identity(_world, rubric), **said)
 
+    def spoken(*arguments: Any) -> tuple[str, str]:
+        """A model that has hardly learned anything often says nothing, which is no draft and no revision."""
+        thinking, text = split(*arguments)
+        return thinking, text if any(letter.isalpha() for letter in text) else "well then."
+
+    split = generation.split_thinking
+    monkeypatch.setattr(generation, "split_thinking", spoken)
     monkeypatch.setattr(exact, "verdict", pretend)
     monkeypatch.setattr(module, "TUNING", module.TUNING | {"steps": 2})
     monkeypatch.setattr(module, "PREFERENCE", module.PREFERENCE | {"steps": 2})

@@ -19,7 +19,7 @@ from personascope.artifact import Diff
 from personascope.backends.dictionaries import load_dictionary
 from personascope.backends.directions import steers_of, vector
 from personascope.backends.hooks import Edit, capturing, run_to_site, site_index, site_indices
-from personascope.backends.models import Loaded
+from personascope.backends.models import Loaded, evaluating
 from personascope.backends.preference import padded
 from personascope.backends.reading import site_of
 from personascope.backends.steering import Steer
@@ -246,18 +246,6 @@ class Start:
         return penalties.low_rank_weights(
             (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]) for layer in layers for name in layer.lora_A
         )
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside; every module's mode is put back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def read(model: Any, inputs: dict[str, Tensor], terms: Sequence[Term]) -> Read:

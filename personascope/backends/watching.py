@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from personascope.artifact import Dataset, Dictionary
+from personascope.backends import models
 from personascope.backends.capture import pad, pad_id, plan_batches
 from personascope.backends.dictionaries import load_dictionary, read_dictionary
 from personascope.backends.directions import vector
@@ -217,16 +218,12 @@ def _means(values: Tensor, row: Tensor, rows: int) -> Tensor:
 @contextmanager
 def _aside(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every module's mode and every source of randomness are put back afterwards."""
-    training = [module for module in model.modules() if module.training]
     states = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        model.eval()
+    with torch.random.fork_rng(devices), models.evaluating(model):
         try:
             yield
         finally:
-            for module in training:
-                module.training = True
             random.setstate(states[0])
             np.random.set_state(states[1])
 
