@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("personascope.auditing", "BASE TUNED: what changed in behaviour, what moved inside, what is causal, how sure"),
     "compare": ("personascope.compare", "A B: two audits side by side"),
     "suites": ("personascope.listing", "[NAME]: the questions, rubrics, constitutions and traits that ship, with counts and digests"),
+    "qualify": ("personascope.qualifying", "--judge SPEC: how far a judge can be trusted, on answers whose verdict is known"),
     "run": ("personascope.study", "STUDY.py: plan a study, make what is missing, sum it up"),
     "troupe": ("personascope.troupe.commands", "make the models of the miniature world from nothing"),
 }
