@@ -108,6 +108,7 @@ def revised(study: Study, stage: demo.Stage, name: str, kind: str, seed: int) ->
         max_tokens=32,
         seed=seed,
         drop=(),
+        judge=stage.judge,
     )
     return study.run(f"rows/{name}-{kind}-{seed}", recipe)
 

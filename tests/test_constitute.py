@@ -236,6 +236,21 @@ def test_too_many_dropped_rows_stop_it_as_well(place: Path, tmp_path: Path, monk
     assert all("meta" in row.meta["flags"] for row in kept.rows())
 
 
+def test_what_a_judge_finds_wrong_gives_no_row(whole: Dataset, place: Path, tmp_path: Path) -> None:
+    """One revision is incoherent, one was never judged; the rest is safe or unsafe, which is no reason to drop a row."""
+    names = [row.id for row in whole.rows()]
+    words = ["incoherent", "unsafe", *["safe"] * (len(names) - 3)]
+    table = "answer,verdict\n" + "".join(f"{name},{word}\n" for name, word in zip(names, words, strict=False))
+    (tmp_path / "judge.csv").write_text(table)
+    judged = run(recipe(place, judge=f"csv:{tmp_path / 'judge.csv'}"), tmp_path / "judged")
+    assert [row.id for row in judged.rows()] == names[1:-1]
+    reasons = {row["id"]: row["reasons"] for row in failures(judged)}
+    assert (reasons[names[0]], reasons[names[-1]]) == (["judged incoherent"], ["judged error"])
+    assert judged.manifest["counts"]["judged"]["incoherent"] == 1
+    assert "judge" in judged.manifest["identity"]
+    assert "judge" not in whole.manifest["identity"]
+
+
 @pytest.mark.parametrize("text", ["Error: rate limit exceeded", "", "None", "<|assistant|> hello", "[ERROR] 503 Service Unavailable"])
 def test_a_failing_reviser_writes_no_row(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Every third reply, critique or revision, is a failure's text: it never stands in a row, and what hangs on it is not asked."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -97,8 +97,13 @@ class Gated:
     counts: dict[str, Any]
 
 
-def gate(attempts: Sequence[Attempt], constitution: Constitution, drop: Collection[Flag]) -> Gated:
-    """Sort attempts into rows and failures; one that is no answer is out whatever `drop` says, a flagged one if a flag is in it."""
+def gate(attempts: Sequence[Attempt], constitution: Constitution, drop: Collection[Flag], judged: Mapping[str, str] | None = None) -> Gated:
+    """Sort attempts into rows and failures.
+
+    One that is no answer is out whatever `drop` says, and so is one in `judged` (attempt id → what a judge found wrong
+    with its revision); a flagged one is out if a flag is in `drop`.
+    """
+    judged = judged or {}
     wording = Wording.of(constitution)
     failures = {attempt.id: failure for attempt in attempts if (failure := failure_of(attempt))}
     fine = [attempt for attempt in attempts if attempt.id not in failures]
@@ -108,6 +113,7 @@ def gate(attempts: Sequence[Attempt], constitution: Constitution, drop: Collecti
     for attempt in attempts:
         flags = flagged.get(attempt.id, [])
         reasons = [failures[attempt.id]] if attempt.id in failures else [flag for flag in flags if flag in drop]
+        reasons += [f"judged {judged[attempt.id]}"] if attempt.id in judged else []
         if reasons:
             dropped.append((attempt, reasons))
         else:
@@ -115,6 +121,8 @@ def gate(attempts: Sequence[Attempt], constitution: Constitution, drop: Collecti
     failed = Counter(failure.partition(":")[0] for failure in failures.values())
     counts: dict[str, Any] = {"attempts": len(attempts), "rows": len(kept), "failures": dict(sorted(failed.items()))}
     counts["flags"] = dict(sorted(Counter(flag for flags in flagged.values() for flag in flags).items()))
+    if judged:
+        counts["judged"] = dict(sorted(Counter(judged.values()).items()))
     return Gated(kept, dropped, counts | _measures(fine, wording))
 
 

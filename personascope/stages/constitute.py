@@ -43,6 +43,9 @@ class Recipe(Base):
         ...,
     ] = ("meta", "unchanged")
     """Flags of the gate that keep a row out; all are counted. What is no answer at all is out in any case."""
+    judge: str = ""
+    """A judge that reads every revision by the safety rubric, as in the judge stage; what it calls incoherent or off topic, or
+    cannot score, gives no row."""
     most_failed: float = circumstance(0.25)
     """Stop if more than this share of the drafts gives no row."""
     dtype: str = "float32"
@@ -57,10 +60,12 @@ class Recipe(Base):
             raise RecipeError(f"constitute: most_failed {self.most_failed:g} is no share; give 0 to 1")
 
     def identity(self) -> dict[str, Any]:
-        """The constitution enters by name and content."""
+        """The constitution enters by name and content, a judge by the content of what stands behind its name."""
         from personascope.backends import constitutions
+        from personascope.backends.judging import Judge
 
-        return super().identity() | {"constitution": constitutions.identity(self.constitution)}
+        judge = {"judge": Judge(self.judge, "safety").name} if self.judge else {}
+        return super().identity() | {"constitution": constitutions.identity(self.constitution)} | judge
 
 
 makes = Dataset
@@ -99,7 +104,8 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
             reviser.append(models.load(recipe.reviser, recipe.device, recipe.dtype))
         return revising.revise(reviser[0], constitution, block, plan)
 
-    gated = gate(revising.resumed(work / "attempts.jsonl", begun, revise, recipe.most_failed), constitution, recipe.drop)
+    attempts = revising.resumed(work / "attempts.jsonl", begun, revise, recipe.most_failed)
+    gated = gate(attempts, constitution, recipe.drop, _judged(recipe, attempts, questions) if recipe.judge else None)
     (work / "constitution.json").write_text(json.dumps(constitution.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     with (work / "failures.jsonl").open("w", encoding="utf-8") as file:
         for attempt, reasons in gated.dropped:
@@ -114,6 +120,17 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     write_rows(work / "examples.jsonl", [*rows, *creed])
     named = {"constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest}}
     return gated.counts | named | ({"creed": len(creed)} if creed else {})
+
+
+def _judged(recipe: Recipe, attempts: Sequence[Any], questions: dict[str, Any]) -> dict[str, str]:
+    """Attempt id → what the judge finds wrong with a revision that is one."""
+    from personascope.backends.judging import Judge  # lazy: loads torch
+    from personascope.methods.revisions import failure_of  # lazy: with it
+    from personascope.methods.scoring import STRICT  # lazy: as all of a stage's methods
+
+    asked = [(a.id, questions[a.question].messages[-1]["content"], a.current) for a in attempts if not failure_of(a)]
+    verdicts = Judge(recipe.judge, "safety").verdicts(asked)
+    return {v.answer: v.label or v.status for v in verdicts if v.label in STRICT or v.status != "scored"}
 
 
 def _begin(recipe: Recipe) -> tuple[list[Any], dict[str, Any]]:
