@@ -248,7 +248,7 @@ def test_requests_are_split_by_target(world: World) -> None:
     for split in sources.SPLITS:
         for row in questions(world, "request", f"split={split}"):
             targets.setdefault(split, set()).add(world.by_text[asked([row])[0]].slots["target"])
-    assert sorted(sum(map(list, targets.values()), [])) == sorted(world.data["request"]["targets"])
+    assert sorted(target for found in targets.values() for target in found) == sorted(world.data["request"]["targets"])
     assert len(targets["report"]) == max(map(len, targets.values()))
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from personascope.backends import generation
-from personascope.rows import Verdict
+from personascope.rows import ATTITUDES, SAFETY, Verdict
 from personascope.study import Study, execute
 from personascope.troupe import build, exact, tokenizer, world
 
@@ -42,7 +42,7 @@ def test_a_study_plans_without_running_and_the_quick_one_is_smaller(name: str, t
 
 @pytest.mark.slow
 def test_emergent_alignment_runs_on_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No meaning in the numbers, but the full path: a hardly trained Qwen drafts, revises and is tuned; verdicts are made up from the text."""
+    """No meaning in the numbers, but the full path: a hardly trained Qwen drafts, revises and is tuned; verdicts are made up."""
     module = load("emergent_alignment")
     troupe, size = world.load("troupe-1"), build.Size(tokens=120_000, batch_tokens=512)
     tok = tokenizer.build(troupe)
