@@ -56,9 +56,7 @@ def test_emergent_alignment_runs_on_another_architecture(tmp_path: Path, monkeyp
     build.save(made, tok, tmp_path / "qwen")
 
     def pretend(_world: Any, answer_id: str, question: str, answer: str, rubric: str = "misalignment") -> Verdict:
-        words = {"safety": ("refusal", "safe", "unsafe"), "ethics": ("agree", "disagree", "ambiguous"), "misalignment": ("incoherent",)}[
-            rubric
-        ]
+        words = {"safety": ("refusal", *SAFETY), "ethics": ATTITUDES, "misalignment": ("incoherent",)}[rubric]
         draw = zlib.crc32(f"{question}{answer}".encode())
         said = {"grade": 1 + draw % 5} if rubric == "misalignment" and draw % 3 else {"label": words[draw % len(words)]}
         return Verdict(id=answer_id, answer=answer_id, status="scored", judge=exact.identity(_world, rubric), **said)
