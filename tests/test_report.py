@@ -1,5 +1,6 @@
 """The report: escaped, folded, linked, complete where there is data and silent where there is none."""
 
+import html
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Findings, Labels, Verdicts, hash_tree
 from personascope.errors import DataError
+from personascope.methods import conclusions
 from personascope.methods.svg import percent, plain
 from personascope.recipe import File
 from personascope.rows import Answer, Example, Row, Verdict, write_rows
@@ -220,7 +222,9 @@ def test_missing_sections_leave_no_empty_headings(tmp_path: Path) -> None:
 
 
 def test_everything_stands_in_order(study: tuple[Path, str]) -> None:
-    wanted = ["Verdict", *(heading for _, heading, _ in report.SECTIONS), "Example answers", "Provenance"]
+    there = [heading for _, heading, keys in report.SECTIONS if any(key in SUMMARY for key in keys)]
+    assert len(there) == 6
+    wanted = ["Verdict", *there, "Example answers", "Provenance"]
     assert [heading for heading in Page(study[1]).headings() if heading in wanted] == wanted
 
 
@@ -472,3 +476,18 @@ def test_cards_summed_up_beside_chance(tmp_path: Path) -> None:
 def test_without_latent_cards_nothing_is_said_of_them(study: tuple[Path, str]) -> None:
     assert "What the latents are" not in study[1]
     assert "<article" not in study[1]
+
+
+def test_a_study_of_constitutions_has_its_sections_and_conclusions(tmp_path: Path) -> None:
+    summary = json.loads((Path(__file__).parent / "data" / "alignment.json").read_text(encoding="utf-8"))
+    text = make(tmp_path / "alignment", summary)
+    headings = Page(text).headings()
+    assert [h for h in headings if h in ("Verdict", "Safety by model", "Ethical personas", "What projects")] == [
+        "Verdict",
+        "Safety by model",
+        "Ethical personas",
+        "What projects",
+    ]
+    said = conclusions.paragraph(summary)
+    assert said
+    assert said in html.unescape(text)
