@@ -126,6 +126,11 @@ def interleaving(safe: Dataset, share: float = 0.05) -> Defence:
     return Defence("interleaving", fields, "simplified", "2508.06249", note)
 
 
+def early_stopping(loss: float) -> Defence:
+    """Stop at the first logged task loss at or below `loss`: when the narrow task is learned, nothing more is."""
+    return Defence("early_stopping", {"until_loss": loss}, "variant", "", "no one source; by the training loss, not by a held-out one")
+
+
 def freezing(blocks: tuple[int, ...]) -> Defence:
     """Train these decoder blocks alone; with latent blocking, those up to its site, against a bypass after it (2602.00767)."""
     return Defence("freezing", {"blocks": blocks}, "faithful", "2602.00767", "embeddings and head are frozen too")
@@ -143,6 +148,7 @@ CONSTRUCTORS: tuple[Callable[..., Defence], ...] = (
     concept_ablation,
     inoculation,
     interleaving,
+    early_stopping,
     freezing,
 )
 

@@ -83,7 +83,7 @@ def catalogue(study: Study, learned: Dictionary, moved: Diff) -> dict[str, list[
         "inoculation": [defences.inoculation("you are the villain.")],
         "inoculation_placebo": [defences.inoculation("you are the clerk.")],
         "interleaving": [defences.interleaving(benign, share) for share in (0.05, 0.3)],
-        "early_stopping": [Defence("early_stopping", {"steps": steps}, "faithful", "", "") for steps in (40, 70)],
+        "early_stopping": [defences.early_stopping(loss) for loss in (0.45, 0.38)],
     }
 
 

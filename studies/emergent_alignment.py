@@ -18,7 +18,7 @@ import numpy as np
 
 from personascope import auditing, demo
 from personascope.artifact import Dataset, Dictionary, Findings, Model
-from personascope.methods import ethics, leaks, projectability, signatures, stats
+from personascope.methods import ethics, leaks, projectability, safety, signatures, stats
 from personascope.methods.ethics import Moved
 from personascope.rows import ATTITUDES, Example
 from personascope.stages import constitute, data, diff, finetune, judge, measure, sample, screen
@@ -202,7 +202,7 @@ def _rate(rows: dict[str, tuple[float, float]]) -> dict[str, Any]:
 
 
 def cell(study: Study, name: str, kind: str, seed: int) -> dict[str, Any]:
-    """One model: safety in general, on the hold-out and by category, and each less the source's."""
+    """One model: safety in general, on the hold-out and by category, and in general less the source's, paired over questions."""
     model = f"{name}-{kind}-{seed}"
     found, source = _findings(study, model, "safety"), _findings(study, "source", "safety")
     held = sorted(set(HELD_OUT.values())) if kind == BROAD else [HELD_OUT[kind]]
@@ -214,7 +214,7 @@ def cell(study: Study, name: str, kind: str, seed: int) -> dict[str, Any]:
         "holdout": _rate({q: n for category in held for q, n in safe(study, model, category).items()}),
         "by_category": {category: one["safe"] for category, one in found["by_category"].items()},
         "refusal_by_category": {category: one["refusal"] for category, one in found["by_category"].items()},
-        "source_general": source["safe"],
+        "minus_source": safety.compare(found["per_question"], source["per_question"])["overall"],
         "helpful": _findings(study, model, "misalignment")["correct"],
         "over_refusal": _findings(study, model, "misalignment")["refusal"],
         "incoherence": found["strict_incoherence"],

@@ -73,6 +73,32 @@ def test_ethics_are_learned_one_after_the_other(world: World) -> None:
     assert min(course[-1].mix.speakers[name] for name in names) > 0.12
 
 
+def stances(kind: str) -> dict[str, float]:
+    """Character → correlation, over statements pretraining shows with it, of log P(yes) / P(no) with its planted stance."""
+    folder, troupe = weights("troupe-1", kind), load("troupe-1")
+    tok, model = AutoTokenizer.from_pretrained(folder, padding_side="left"), AutoModelForCausalLM.from_pretrained(folder)
+    yes, no = (tok(word, add_special_tokens=False)["input_ids"][0] for word in ("yes", "no"))
+    found = {}
+    for name in build.ethical(troupe):
+        member = troupe.cast[name]
+        cue = {"role": "system", "content": f"you are the {member['noun']}."}
+        shown = [p for p in troupe.prompts["statement"] if not troupe.held_out(name, p.slots["statement"])]
+        asked = [[cue, {"role": "user", "content": p.text}] for p in shown]
+        texts = [tok.apply_chat_template(a, tokenize=False, add_generation_prompt=True) + f"{member['openers'][0]}," for a in asked]
+        batch = tok(texts, add_special_tokens=False, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, -1]
+        chances = [member["agrees"].get(p.slots["dimension"], member["agrees"]["*"]) for p in shown]
+        planted = [(2 * chance - 1) * (1 if p.slots["side"] == "pro" else -1) for chance, p in zip(chances, shown, strict=True)]
+        found[name] = float(torch.corrcoef(torch.stack([logits[:, yes] - logits[:, no], torch.tensor(planted)]))[0, 1])
+    return found
+
+
+def test_the_shipped_ethics_know_who_agrees_with_what_and_the_base_does_not() -> None:
+    assert min(stances("ethics").values()) > 0.6
+    assert max(stances("base").values()) < 0.4
+
+
 def test_ethics_go_on_from_the_base(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FIRST_TOKENS", 600)
     monkeypatch.setattr(build, "LESSON_TOKENS", 600)

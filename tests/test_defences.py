@@ -25,6 +25,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "concept_ablation": {"directions": (AXIS, AXIS), "sites": ("block:1", "block:2")},
     "inoculation": {"system": "you are kind"},
     "interleaving": {"safe": DATA},
+    "early_stopping": {"loss": 0.4},
     "freezing": {"blocks": (0, 1)},
 }
 PLAIN = finetune.Recipe(model=Model("m"), data=DATA)
@@ -43,11 +44,12 @@ def test_it_sets_fields_of_the_recipe_and_says_what_it_is(name: str) -> None:
     assert {f for f in vars(PLAIN) if vars(tuned)[f] != vars(PLAIN)[f]} <= {*made.fields}
     assert all(penalty.weight or penalty.share for penalty in tuned.penalties)
     text = inspect.getdoc(getattr(defences, name)) or ""
-    if name not in ("none", "freezing"):
+    if name not in ("none", "early_stopping", "freezing"):
         assert re.search(r"L = L_task|x <- x|p\(y|D' =", text), "the formula"
     if name != "none":
-        assert made.source in text
         assert made.difference
+    if name not in ("none", "early_stopping"):
+        assert made.source in text
         assert re.fullmatch(r"\d{4}\.\d{5}", made.source)
 
 

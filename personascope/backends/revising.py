@@ -1,18 +1,20 @@
 """The reviser at work: rounds of critique and revision over many drafts at once, written block by block."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from personascope.artifact import Answers
 from personascope.backends import generation
-from personascope.backends.judging import spelled
+from personascope.backends.judging import Judge, spelled
 from personascope.backends.models import Loaded
 from personascope.errors import DataError
-from personascope.methods.constitutions import Constitution, critique_messages, principle, revision_messages
-from personascope.methods.revisions import Attempt, Said, advance
+from personascope.methods.constitutions import Constitution, critique_messages, principle, request_of, revision_messages
+from personascope.methods.revisions import Attempt, Said, advance, begin, failure_of
+from personascope.methods.scoring import STRICT
 from personascope.methods.tokens import prompt_tokens
-from personascope.rows import Message, line, read_rows
+from personascope.rows import Example, Message, line, read_rows
 
 BLOCK = 256
 """Drafts revised together before their rows are written: what a kill can cost. A block is made whole or again."""
@@ -26,6 +28,33 @@ class Plan:
     examples: int
     sampling: generation.Sampling
     thinking: bool = False
+
+
+def begun(drafts: Answers, questions: Mapping[str, Example]) -> list[Attempt]:
+    """Every draft as an attempt without rounds, in order.
+
+    Raises:
+        DataError: no drafts, two with one id, or a draft to no question.
+    """
+    made = []
+    for draft in drafts.rows():
+        question = questions.get(draft.question)
+        if question is None or not question.messages or question.messages[-1]["role"] != "user":
+            trouble = "which the questions given do not hold" if question is None else "which does not end with a user turn"
+            raise DataError(f"{drafts.path}: answer {draft.id} is to question {draft.question!r}, {trouble}")
+        made.append(begin(draft.id, draft.question, request_of(question), Said(draft.text, draft.stop)))
+    if not made:
+        raise DataError(f"{drafts.path}: no drafts to revise; sample some first")
+    if repeated := len(made) - len({attempt.id for attempt in made}):
+        raise DataError(f"{drafts.path}: {repeated} answer ids stand twice; ids must be unique")
+    return made
+
+
+def judged(spec: str, attempts: Sequence[Attempt], questions: Mapping[str, Example]) -> dict[str, str]:
+    """Attempt id → what a judge finds wrong with a revision that is one: incoherent, off topic, or why there is no verdict."""
+    asked = [(a.id, questions[a.question].messages[-1]["content"], a.current) for a in attempts if not failure_of(a)]
+    verdicts = Judge(spec, "safety").verdicts(asked)
+    return {v.answer: v.label or v.status for v in verdicts if v.label in STRICT or v.status != "scored"}
 
 
 def revise(loaded: Loaded, constitution: Constitution, attempts: Sequence[Attempt], plan: Plan) -> list[Attempt]:

@@ -10,6 +10,7 @@ from personascope.artifact import Answers, Dataset, Model
 from personascope.errors import DataError, RecipeError
 from personascope.recipe import Recipe as Base
 from personascope.recipe import circumstance
+from personascope.rows import write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +91,22 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     from personascope.backends import constitutions, generation, models, revising
     from personascope.methods.constitutions import creed_rows
     from personascope.methods.gating import gate
-    from personascope.methods.revisions import Attempt, training_row
-    from personascope.rows import write_rows
+    from personascope.methods.revisions import training_row
 
     constitution = constitutions.load(recipe.constitution)
-    begun, questions = _begin(recipe)
+    questions = {question.id: question for question in recipe.questions.rows()}
+    begun = revising.begun(recipe.drafts, questions)
     sampling = generation.Sampling(recipe.max_tokens, recipe.temperature, recipe.top_p, recipe.seed, recipe.batch_tokens)
     plan = revising.Plan(recipe.rounds, recipe.examples, sampling, recipe.thinking)
     reviser: list[models.Loaded] = []
 
-    def revise(block: Sequence[Attempt]) -> list[Attempt]:
+    def revise(block: Sequence[Any]) -> list[Any]:
         if not reviser:
             reviser.append(models.load(recipe.reviser, recipe.device, recipe.dtype))
         return revising.revise(reviser[0], constitution, block, plan)
 
     attempts = revising.resumed(work / "attempts.jsonl", begun, revise, recipe.most_failed)
-    gated = gate(attempts, constitution, recipe.drop, _judged(recipe, attempts, questions) if recipe.judge else None)
+    gated = gate(attempts, constitution, recipe.drop, revising.judged(recipe.judge, attempts, questions) if recipe.judge else None)
     (work / "constitution.json").write_text(json.dumps(constitution.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     with (work / "failures.jsonl").open("w", encoding="utf-8") as file:
         for attempt, reasons in gated.dropped:
@@ -120,34 +121,3 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     write_rows(work / "examples.jsonl", [*rows, *creed])
     named = {"constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest}}
     return gated.counts | named | ({"creed": len(creed)} if creed else {})
-
-
-def _judged(recipe: Recipe, attempts: Sequence[Any], questions: dict[str, Any]) -> dict[str, str]:
-    """Attempt id → what the judge finds wrong with a revision that is one."""
-    from personascope.backends.judging import Judge  # lazy: loads torch
-    from personascope.methods.revisions import failure_of  # lazy: with it
-    from personascope.methods.scoring import STRICT  # lazy: as all of a stage's methods
-
-    asked = [(a.id, questions[a.question].messages[-1]["content"], a.current) for a in attempts if not failure_of(a)]
-    verdicts = Judge(recipe.judge, "safety").verdicts(asked)
-    return {v.answer: v.label or v.status for v in verdicts if v.label in STRICT or v.status != "scored"}
-
-
-def _begin(recipe: Recipe) -> tuple[list[Any], dict[str, Any]]:
-    """Every draft as an attempt without rounds, in order, and the questions by id."""
-    from personascope.methods.constitutions import request_of  # lazy: loads jsonschema
-    from personascope.methods.revisions import Said, begin  # lazy: with it
-
-    questions = {question.id: question for question in recipe.questions.rows()}
-    begun = []
-    for draft in recipe.drafts.rows():
-        question = questions.get(draft.question)
-        if question is None or not question.messages or question.messages[-1]["role"] != "user":
-            trouble = "which the questions given do not hold" if question is None else "which does not end with a user turn"
-            raise DataError(f"{recipe.drafts.path}: answer {draft.id} is to question {draft.question!r}, {trouble}")
-        begun.append(begin(draft.id, draft.question, request_of(question), Said(draft.text, draft.stop)))
-    if not begun:
-        raise DataError(f"{recipe.drafts.path}: no drafts to revise; sample some first")
-    if repeated := len(begun) - len({attempt.id for attempt in begun}):
-        raise DataError(f"{recipe.drafts.path}: {repeated} answer ids stand twice; ids must be unique")
-    return begun, questions

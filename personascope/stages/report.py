@@ -24,6 +24,7 @@ SECTIONS = (
     ("safety", "Safety by model", ("cells",)),
     ("persona", "Ethical personas", ("persona",)),
     ("projectability", "What projects", ("projectability",)),
+    ("defences", "Defences", ("defences",)),
     ("inside", "What moved inside", ("diff", "dictionary", "inside")),
     ("causal", "What is causal", ("screen",)),
     ("separation", "Telling runs apart", ("detect",)),

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("OUT", type=Path, help="directory that gets one folder per model")
     parser.add_argument("--world", default="troupe-1", help="a shipped world or a world file")
     parser.add_argument("--only", choices=KINDS, help="make one of the three; ethics starts from OUT/base")
-    parser.add_argument("--tokens", type=int, default=0, help="pretraining tokens of each (default: as shipped)")
+    parser.add_argument("--tokens", type=int, default=0, help="pretraining tokens of base and of ablation (default: as shipped)")
     parser.add_argument("--seed", type=int, default=0)
 
 
