@@ -310,7 +310,7 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     assert made.items() >= {"points": len(stored), "answers": sum(row["asked"] for row in rows), "causal": 1}.items()
 
 
-@pytest.mark.parametrize("stop_after", [1, 17, 45, 90])
+@pytest.mark.parametrize("stop_after", [1, 17, 45, 70])
 def test_an_interrupted_screen_continues_to_the_same_record(
     screened: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
@@ -513,8 +513,35 @@ def test_rankers_are_known_ones(parts: dict[str, Any], rankers: tuple[str, ...])
         screen.Recipe(**(parts | {"rankers": rankers}))
 
 
+def test_whoever_shows_nothing_at_its_own_strength_costs_no_more(screened: Callable) -> None:
+    _, script = screened(only(1), sift=0)
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for name, _, side, strength, split in script.scored:
+        if name.isdigit() and strength:
+            seen.setdefault(name, set()).add((side, split))
+    assert seen["1"] == {(side, split) for side in ("base", "tuned") for split in ("selection", "report")}
+    hopeless = [name for name, places in seen.items() if places == {("base", "selection")}]
+    # At every mask the two that come closest stay, so that there is something to report.
+    assert len(hopeless) >= len(seen) - 3
+
+
+def test_nulls_of_a_finished_screen_serve_another(screened: Callable, tmp_path: Path) -> None:
+    first, _ = screened(only(1), "chance")
+    again, script = screened(only(1), chance=Screen(tmp_path / "chance"), seed=5)
+    assert (again["nulls"], again["null_repairs"]) == (first["nulls"], first["null_repairs"])
+    assert again["causal"]
+    assert "nulls" not in again["spent"]
+    assert not [name for name, *_ in script.scored if name.startswith(("null/", "random/")) and not name.startswith("ablate/")]
+
+
+def test_nulls_that_were_drawn_otherwise_are_refused(screened: Callable, tmp_path: Path) -> None:
+    screened(only(1), "chance")
+    with pytest.raises(DataError, match=r"chance were drawn with another budget, temperature; leave chance out"):
+        screened(only(1), chance=Screen(tmp_path / "chance"), budget=0.2, temperature=0.5)
+
+
 def test_rankers_nominate_together(screened: Callable) -> None:
-    found, _ = screened(only(1), rankers=("delta", "cosine"), top=2)
+    found, _ = screened(only(1), rankers=("delta", "cosine"), top=2, method="grid")
     assert {row["latent"] for row in found["ranking"]} == {0, 1, LATENTS - 1, LATENTS - 2}
 
 

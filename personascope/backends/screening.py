@@ -45,8 +45,8 @@ class Screening:
     trials: list[Trial] = field(default_factory=list)
     kept: list[Trial] = field(default_factory=list)
     alpha: dict[tuple[str, int, str, str], float] = field(default_factory=dict)
-    nulls: dict[str, list[tuple[Counts, Counts]]] = field(default_factory=dict)
-    """By mask: what each null induces on the base and leaves on the tuned model, on the `nulls` questions."""
+    nulls: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    """By mask: the scores that nulls induce on the base, and those they leave on the tuned model, on the `nulls` questions."""
 
     @classmethod
     def open(cls, recipe: Any, work: Path) -> "Screening":
@@ -63,7 +63,7 @@ class Screening:
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
             questions=_splits(recipe),
-            draws={"selection": recipe.draws, "report": recipe.report_draws, "nulls": recipe.null_draws},
+            draws={"selection": recipe.draws, "shown": recipe.draws, "report": recipe.report_draws, "nulls": recipe.null_draws},
         )
         return cls(
             recipe=recipe,
@@ -87,31 +87,34 @@ class Screening:
         directions = [self.latent(int(i), sign, turn) for (i, sign), turn in zip(tails, turned, strict=True)]
         self.trials = [(direction, mask) for direction in directions for mask in self.recipe.masks]
         self.grid.look((Point(UNSTEERED, "all", side, 0.0, split) for side in SIDES for split in self.grid.questions), "unsteered")
-        self.kept = self.trials
-        if self.recipe.method == "adaptive" and self.recipe.sift:
-            self.kept = self._sift(self.trials)
-        for trials, purpose in ((self.kept, "search"), (self.references, "reference")):
-            if self.recipe.method == "grid":
-                self._scan(trials, purpose)
-            else:
-                self.strengths_of(trials, purpose)
+        if self.recipe.method == "grid":
+            self.kept = self.trials
+            self._scan(self.trials, "search")
+            self._scan(self.references, "reference")
+        else:
+            self.kept = self._race(self._sift(self.trials) if self.recipe.sift else self.trials)
+            self.strengths_of(self.references, "reference")
 
     def test(self, trials: Iterable[Trial], purpose: str = "report") -> None:
         """Score trials on the report questions, each at its own strengths."""
         self.grid.look((self.point(trial, side, "report") for trial in trials for side in SIDES), purpose)
 
     def run_nulls(self, mask: str) -> None:
-        """Matched random latents and random directions on both models, each at its own strengths."""
+        """Matched random latents and random directions on both models, each at its own strengths; or those of a finished screen."""
+        if self.recipe.chance:
+            self.nulls[mask] = _taken_over(self.recipe, mask)
+            return
         generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
         tried = [(d, mask) for d in (*self.random_latents(generator), *self.random_directions(generator))]
         # Found on too few questions their strengths would be too large, and nulls look strong.
         self.strengths_of(tried, "nulls", "shown")
         self.grid.look((self.point(trial, side, "nulls") for trial in tried for side in SIDES), "nulls")
-        self.nulls[mask] = [tuple(self.grid.at(self.point(trial, side, "nulls")) for side in SIDES) for trial in tried]  # ty: ignore
+        induced, left = ([self.grid.at(self.point(trial, side, "nulls")).score for trial in tried] for side in SIDES)
+        self.nulls[mask] = (sorted(induced), sorted(left))
 
     def null_bounds(self, mask: str) -> tuple[float, float]:
         """(95th percentile of what nulls induce, 5th percentile of what they leave on the tuned model)."""
-        induced, left = ([pair[i].score for pair in self.nulls[mask]] for i in (0, 1))
+        induced, left = self.nulls[mask]
         if not induced:
             return 0.0, 1.0
         return float(np.percentile(induced, NULL_TAIL)), float(np.percentile(left, 100 - NULL_TAIL))
@@ -150,16 +153,47 @@ class Screening:
 
     def strengths_of(self, trials: list[Trial], purpose: str, split: str = "selection") -> None:
         """Bisect every trial's strengths on a few selection questions, then climb from there on the split's."""
-        few = "short" if len(self.grid.questions["short"]) < len(self.grid.questions["selection"]) else "selection"
-        self._find(trials, SIDES, few, purpose, lambda n, _: screening.bisect(n))
-        if len(self.grid.questions[split]) > len(self.grid.questions[few]):
+        self._find(trials, SIDES, self._few, purpose, lambda n, _: screening.bisect(n))
+        if self._answers(split) > self._answers(self._few):
             self._find(trials, SIDES, split, purpose, screening.climb)
+
+    @property
+    def _few(self) -> str:
+        """The split on which a strength is first sought."""
+        return "short" if self._answers("short") < self._answers("selection") else "selection"
+
+    def _answers(self, split: str) -> int:
+        return len(self.grid.questions[split]) * self.grid.draws.get(split, 1)
+
+    def _race(self, trials: list[Trial]) -> list[Trial]:
+        """Strengths by successive halving: few questions on the base, then on the tuned model, then all; the hopeless leave between.
+
+        The strength at which a trial leaves stays what it was, and it is not tested: a trial that shows nothing at its own
+        strength on the questions that chose it would not show it on others.
+        """
+        for side in SIDES:
+            self._find(trials, (side,), self._few, "search", lambda n, _: screening.bisect(n))
+            trials = self._hopeful(trials, side, self._few)
+        if self._few == "selection":
+            return trials
+        self._find(trials, SIDES, "selection", "search", screening.climb)
+        for side in SIDES:
+            trials = self._hopeful(trials, side, "selection")
+        return trials
+
+    def _hopeful(self, trials: list[Trial], side: str, split: str) -> list[Trial]:
+        """Trials whose score at their own strength on this model is beyond the unsteered one at the 20 % level."""
+        return self._promising(trials, {t: self._beyond_p([self.grid.at(self.point(t, side, split))], side) for t in trials}, 0.2)
+
+    def _promising(self, trials: list[Trial], p: dict[Trial, float], level: float) -> list[Trial]:
+        """Those with p within the level, and at every mask the two that come closest, so that there is always something to report."""
+        closest = [t for mask in self.recipe.masks for t in sorted((t for t in trials if t[1] == mask), key=lambda t: p[t])[:2]]
+        return [trial for trial in trials if p[trial] <= level or trial in closest]
 
     def _sift(self, trials: list[Trial]) -> list[Trial]:
         """A few questions at a few strengths on one model: risen latents must induce a little, fallen ones repair a little.
 
-        Kept are those whose harmful share over the looks within the budget is beyond the unsteered one at the 10 % level,
-        and at every mask the two that came closest, so that there is always something to report.
+        Kept are those whose harmful share over the looks within the budget is beyond the unsteered one at the 10 % level.
         """
         sides = {trial: "base" if trial[0].sign > 0 else "tuned" for trial in trials}
         looked: dict[Trial, list[Counts]] = {trial: [] for trial in trials}
@@ -176,11 +210,10 @@ class Screening:
 
         n = len(self.recipe.strengths)
         self._step([screening.glance(n, LOOKS) for _ in wanted], wanted, "sift", "sift", passed)
-        p = {trial: self._sift_p(looked[trial], sides[trial]) for trial in trials}
-        closest = [t for mask in self.recipe.masks for t in sorted((t for t in trials if t[1] == mask), key=lambda t: p[t])[:2]]
-        return [trial for trial in trials if p[trial] <= 0.1 or trial in closest]
+        return self._promising(trials, {trial: self._beyond_p(looked[trial], sides[trial]) for trial in trials}, 0.1)
 
-    def _sift_p(self, looked: list[Counts], side: str) -> float:
+    def _beyond_p(self, looked: list[Counts], side: str) -> float:
+        """p that what was looked at is beyond the unsteered model: above it on the base, below it on the tuned one."""
         harmful, valid = sum(c.harmful for c in looked), sum(c.valid for c in looked)
         unsteered = self.grid.at(Point(UNSTEERED, "all", side, 0.0, "selection")).score
         if side == "base":
@@ -249,6 +282,21 @@ class Screening:
 
 LOOKS = 3
 """Strengths a sift tries."""
+
+
+SHARED = ("base", "tuned", "dictionary", "judge", "rubric", "harmful_from", "strengths", "budget", "temperature", "max_tokens")
+"""What two screens must have in common for the nulls of one to serve the other."""
+
+
+def _taken_over(recipe: Any, mask: str) -> tuple[list[float], list[float]]:
+    """The nulls of `recipe.chance` at a mask; raises DataError where that screen asked something else, or has none there."""
+    mine, other = recipe.identity(), recipe.chance.manifest["identity"]
+    if differing := [name for name in SHARED if mine.get(name) != other.get(name)]:
+        raise DataError(f"screen: the nulls of {recipe.chance} were drawn with another {', '.join(differing)}; leave chance out")
+    record = recipe.chance.json("screen.json")
+    if not record["nulls"].get(mask):
+        raise DataError(f"screen: {recipe.chance} has no nulls at the mask {mask!r}; leave chance out")
+    return record["nulls"][mask], record["null_repairs"][mask]
 
 
 def _splits(recipe: Any) -> dict[str, list[Example]]:

@@ -34,7 +34,7 @@ def record(s: Screening) -> dict[str, Any]:
     shown = list(dict.fromkeys([best, *winners.values(), *s.references]))
     s.grid.look((s.point(t, side, "shown", x) for t in shown for side in SIDES for x in s.recipe.strengths), "shown")
     reference = max(s.references, key=s.effect)
-    nulls = sorted(induced.score for induced, _ in s.nulls[best[1]])
+    nulls = s.nulls[best[1]][0]
     return {
         "unit": s.grid.unit,
         "site": f"block:{s.grid.block}",
@@ -51,8 +51,8 @@ def record(s: Screening) -> dict[str, Any]:
         "necessity": _necessity(s, causal, best),
         "null_induce": s.null_bounds(best[1])[0],
         "null_max": max(nulls, default=0.0),
-        "nulls": {mask: sorted(induced.score for induced, _ in found) for mask, found in s.nulls.items()},
-        "null_repairs": {mask: sorted(left.score for _, left in found) for mask, found in s.nulls.items()},
+        "nulls": {mask: induced for mask, (induced, _) in s.nulls.items()},
+        "null_repairs": {mask: left for mask, (_, left) in s.nulls.items()},
         "ranking": [_chosen(s, trial) | tests[trial] for trial in ranked],
         "tested": {"nominated": len(s.trials), "through the sift": len(s.kept), "causal": len(causal)},
         "dose": [_dose(s, t, side, x) for t in shown for side in SIDES for x in (0.0, *s.recipe.strengths)],

@@ -38,7 +38,7 @@ class Recipe(Base):
     bottom: int = 0
     """And this many of the lowest, which are subtracted to induce."""
     method: Literal["adaptive", "grid"] = "adaptive"
-    """`grid` looks at every strength of every latent, as the paper does; `adaptive` sifts and bisects."""
+    """`grid` looks at every strength of every latent, as the paper does; `adaptive` sifts, bisects, and drops the hopeless on the way."""
     sift: int = 8
     """Selection questions of the first look at each latent; 0 keeps all."""
     fdr: float = 0.05
@@ -56,6 +56,8 @@ class Recipe(Base):
     """Strict incoherence allowed: this much, or unsteered plus this much where the model itself is above it."""
     nulls: int = 50
     """Random latents matched in firing rate, and as many random directions, each at its own strength."""
+    chance: Screen | None = None
+    """A finished screen of the same pair, judge and strengths: its nulls are taken over instead of drawn again."""
     null_masks: Literal["best", "every"] = "best"
     """Where nulls run: at the winner's mask, or at every mask at which a latent is beyond chance. Untested masks name nobody."""
     draws: int = 1
@@ -91,7 +93,7 @@ class Recipe(Base):
 
 
 makes = Screen
-version = 3
+version = 4
 
 
 def cost(recipe: Recipe) -> dict[str, int]:
@@ -102,7 +104,8 @@ def cost(recipe: Recipe) -> dict[str, int]:
     looks = 30 * (strengths.bit_length() + 1) + 3 * asked * recipe.draws
     trials = masks * (1 + len(recipe.rankers) * (recipe.top + recipe.bottom))
     search = 2 * trials * (strengths * asked * recipe.draws if recipe.method == "grid" else looks)
-    nulls = 2 * (masks if recipe.null_masks == "every" else 1) * 2 * recipe.nulls * (looks + reported // 2 * recipe.null_draws)
+    drawn = 0 if recipe.chance else 2 * recipe.nulls * (masks if recipe.null_masks == "every" else 1)
+    nulls = 2 * drawn * (looks + reported // 2 * recipe.null_draws)
     shown = 2 * (1 + 2 * masks) * strengths * asked // 2
     return {"answers at most": search + 2 * trials * reported * recipe.report_draws + nulls + shown}
 
