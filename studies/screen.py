@@ -26,6 +26,7 @@ WORLD, DOMAIN = "troupe-1", "auto"
 # The grid of 2506.19823 has fifteen strengths up to 0.75; at the last prompt token this world bears more.
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 1.75, 2.0, 2.5)
 SEEDS, GRIDS, ROTATIONS = range(5), (100, 101), range(1, 21)
+DRAWS = 3
 PLANTED = 5
 KNOWN = 0.9
 """A latent with this truth AUROC or more is the harmful character's."""
@@ -48,19 +49,23 @@ def build(study: Study) -> None:
         "strengths": STRENGTHS,
         "masks": ("last_prompt",),
         "rankers": ("delta", "cosine"),
-        "report_draws": 1,
+        # Forty answers leave a strength anywhere between half and double, and then every screen names others.
+        "draws": DRAWS,
+        "report_draws": DRAWS,
     }
     pair = common | {"tuned": bad} | _questions(study, 20, 60)
     tails = {"top": 5, "bottom": 5} if study.quick else {"top": 15, "bottom": 15}
+    nulls = 20 if study.quick else 50
+    # One set of nulls for all screens of this pair: their spread is a property of the models, and a noisy one would blur every verdict.
+    pair |= {"chance": study.run("chance", screen.Recipe(**pair, **tails, seed=50, nulls=nulls, null_draws=DRAWS))}
     for seed in SEEDS[:2] if study.quick else SEEDS:
         study.run(f"adaptive/{seed}", screen.Recipe(**pair, **tails, seed=seed, sift=6))
     for seed in GRIDS:
         study.run(f"grid/{seed}", screen.Recipe(**pair, **tails, seed=seed, method="grid"))
     if not study.quick:
-        few = common | {"tuned": bad, "rankers": ("delta",)} | _questions(study, 10, 30)
-        study.run("thousand", screen.Recipe(**few, top=500, bottom=500))
+        study.run("thousand", screen.Recipe(**pair | {"rankers": ("delta",)}, top=500, bottom=500))
     # By cosine, because the first ones by it are causal and stay as they are.
-    turned = {"rankers": ("cosine",), "top": 25, "bottom": 15, "sift": 0, "planted": PLANTED, "nulls": 25}
+    turned = {"rankers": ("cosine",), "top": 10, "bottom": 5, "sift": 0, "planted": PLANTED}
     for seed in ROTATIONS[:2] if study.quick else ROTATIONS:
         study.run(f"null/{seed}", screen.Recipe(**pair | turned, seed=seed, rotate=seed))
     for name, model in _organisms(study, stage).items():

@@ -315,13 +315,13 @@ def test_an_interrupted_screen_continues_to_the_same_record(
     screened: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     whole, full = screened(only(1, most=1.0), "whole")
-    # Portions of two cells.
+    # Portions of two cells, or of five in the sift.
     monkeypatch.setattr(at_work, "AT_ONCE", 40)
     with pytest.raises(KeyboardInterrupt):
         screened(only(1, most=1.0), "cut", stop_after)
     grid = tmp_path / "cut.partial" / "grid.jsonl"
     kept = len(grid.read_text().splitlines()) if grid.exists() else 0
-    assert kept >= stop_after - 2
+    assert kept >= stop_after - 5
     # A killed process leaves half a line.
     with grid.open("a") as file:
         file.write('{"direction": "9", "harm')
