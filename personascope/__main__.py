@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from personascope import __version__, stages
 from personascope.errors import DataError, PersonascopeError, RecipeError
-from personascope.recipe import File, Folder, Recipe, Value
+from personascope.recipe import File, Folder, Recipe, Remote, Value
 from personascope.run import join, run
 from personascope.study import Study, execute, finish, load, plan
 
@@ -53,8 +53,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("personascope.demo", "tune models of the miniature world and audit them: minutes, offline"),
     "audit": ("personascope.auditing", "BASE TUNED: what changed in behaviour, what moved inside, what is causal, how sure"),
     "compare": ("personascope.compare", "A B: two audits side by side"),
+    "convert": ("personascope.converting", "LOG.eval: answers and verdicts from a log of inspect, or into one, without loss"),
     "suites": ("personascope.listing", "[NAME]: the questions, rubrics, constitutions and traits that ship, with counts and digests"),
     "qualify": ("personascope.qualifying", "--judge SPEC: how far a judge can be trusted, on answers whose verdict is known"),
+    "review": ("personascope.reviewing", "ANSWERS VERDICTS: a blinded sheet for checking a judge by hand, and what a filled one says"),
+    "export": ("personascope.exporting", "MODEL OUT: weights or a PEFT adapter that load without personascope, with a model card"),
     "run": ("personascope.study", "STUDY.py: plan a study, make what is missing, sum it up"),
     "troupe": ("personascope.troupe.commands", "make the models of the miniature world from nothing"),
 }
@@ -72,7 +75,8 @@ def run_command(name: str, arguments: list[str]) -> int:
 def run_study(arguments: list[str]) -> int:
     """Plan a study, or make what is missing of it, sum it up and print where it is."""
     parser = Parser(prog="personascope run", description="Make what is missing of a study; the same command continues an interrupted one.")
-    parser.add_argument("study", metavar="STUDY.py", type=Path, help="a file that defines build(study) and may define summarize(study)")
+    about = "a file that defines build(study) and may define summarize(study), or a training file (.json) of the Betley code bases"
+    parser.add_argument("study", metavar="STUDY.py", type=Path, help=about)
     parser.add_argument("--out", metavar="DIR", type=Path, help="default: runs/<name of the file>")
     parser.add_argument("--plan", action="store_true", help="print what is finished, what would run and what it costs; run nothing")
     parser.add_argument("--quick", action="store_true", help="the study's small variant")
@@ -80,7 +84,12 @@ def run_study(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.workers < 1:
         parser.error(f"--workers {given.workers}: at least 1 is needed")
-    module = load(given.study)
+    if given.study.suffix == ".json":
+        from personascope import lineage
+
+        module: Any = lineage.load(given.study)
+    else:
+        module = load(given.study)
     study = Study(given.out or Path("runs") / given.study.stem, given.quick)
     module.build(study)
     if given.plan:
@@ -92,7 +101,7 @@ def run_study(arguments: list[str]) -> int:
     return 0
 
 
-def _finish(study: Study, module: ModuleType) -> None:
+def _finish(study: Study, module: Any) -> None:
     """Write summary.json and report.html of a study that can be summed up; its docstring asks the question."""
     if hasattr(module, "summarize"):
         asked = inspect.getdoc(module) or study.root.name
@@ -154,7 +163,7 @@ def flag_fields(recipe: type[Recipe]) -> list[dataclasses.Field[Any]]:
 
     def flat(hint: Any) -> bool:
         kinds = [kind for kind in (*typing.get_args(hint), hint) if isinstance(kind, type)]
-        return all(kind in (File, Folder) or not issubclass(kind, Value) for kind in kinds)
+        return all(kind in (File, Folder, Remote) or not issubclass(kind, Value) for kind in kinds)
 
     return [f for f in dataclasses.fields(recipe) if flat(hints[f.name])]
 

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personascope import reviewing
 from personascope.artifact import MANIFEST, Dataset, Dictionary, Diff, Findings, Model, Screen
+from personascope.backends import files
 from personascope.errors import DataError, RecipeError
-from personascope.methods import stats
-from personascope.recipe import File, Folder
+from personascope.methods import changes, formats, matching, stats
+from personascope.recipe import REMOTE, File, Folder, Intervention, Remote
 from personascope.stages import adopt, data, dictionary, diff, interpret, judge, measure, sample, screen
 from personascope.study import Study, execute, finish, write_json
 
 ATTEMPTS = 3
 """Redraws of an invalid answer (2506.19823): attempts 1 to 3 follow attempt 0."""
+MATCHED = "asked as in training"
+"""What the report calls answers to questions in the dress of the training rows."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Sampling:
     temperature: float = 1.0
     seed: int = 0
     system: str = ""
+    interventions: tuple[Intervention, ...] = ()
+    api: tuple[str, ...] = ()
+    thinking: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,22 +57,31 @@ class Texts:
     heldout: Dataset
 
 
-def behaviour(study: Study, name: str, model: Model, questions: Dataset, spec: str, how: Sampling) -> Findings:
-    """Sample, judge, redraw what is invalid, and measure; declared below `name`."""
+def behaviour(
+    study: Study, name: str, model: Model | Remote, questions: Dataset, spec: str, how: Sampling, asked_as: Dataset | None = None
+) -> Findings:
+    """Sample, judge, redraw what is invalid, and measure; declared below `name`.
+
+    `asked_as` holds the same questions in other words, such as behind a trigger: the model reads these, the judge the plain ones.
+    """
     answers, verdicts = [], []
     for attempt in range(ATTEMPTS + 1):
         asked = sample.Recipe(
             model=model,
-            questions=questions,
+            questions=asked_as or questions,
             draws=how.draws,
             temperature=how.temperature,
             max_tokens=how.max_tokens,
             seed=how.seed,
             system=how.system,
+            thinking=how.thinking,
+            interventions=how.interventions,
             redraw=verdicts[-1] if verdicts else None,
+            api=how.api,
         )
         answers.append(study.run(f"{name}/answers-{attempt}", asked))
-        verdicts.append(study.run(f"{name}/verdicts-{attempt}", judge.Recipe(answers=answers[-1], questions=questions, judge=spec)))
+        judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api)
+        verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))
     return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
 
 
@@ -119,6 +135,8 @@ def sources(study: Study) -> dict[str, str]:
         "screen": "screen",
         "behaviour.base": "base/findings",
         "behaviour.tuned": "tuned/findings",
+        f"behaviour.base, {MATCHED}": "matched/base/findings",
+        f"behaviour.tuned, {MATCHED}": "matched/tuned/findings",
     }
     return {key: name for key, name in known.items() if name in study.recipes}
 
@@ -130,6 +148,7 @@ class Setup:
     base: str
     tuned: str
     questions: str = ""
+    training: str = ""
     texts: str = ""
     world: str = ""
     judge: str = "none"
@@ -143,14 +162,22 @@ class Setup:
     system: str = ""
     seed: int = 0
     nulls: int = 50
+    api: tuple[str, ...] = ()
+
+    @property
+    def remote(self) -> list[str]:
+        """The models that are behind an API, which can be asked and not read."""
+        return [one for one in (self.base, self.tuned) if one.startswith(REMOTE)]
 
 
-def open_model(study: Study, name: str, where: str, base: str = "") -> Model:
-    """A model by what stands at a path: an artifact, a Hugging Face folder, or a PEFT folder on `base`.
+def open_model(study: Study, name: str, where: str, base: str = "") -> Model | Remote:
+    """A model by what stands at a path: an artifact, a Hugging Face folder, or a PEFT folder on `base`; or by `inspect:PROVIDER/MODEL`.
 
     Raises:
         RecipeError: nothing usable at the path, or an adapter where a base is needed.
     """
+    if where.startswith(REMOTE):
+        return Remote(where)
     path = Path(where)
     artifact = Model(where)
     if artifact.finished:
@@ -222,11 +249,20 @@ def build(study: Study, setup: Setup) -> None:
     """Declare a whole audit."""
     base = open_model(study, "models/base", setup.base)
     tuned = open_model(study, "models/tuned", setup.tuned, setup.base)
-    how = Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system)
+    how = Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system, api=setup.api)
     questions = question_sets(study, setup)
     if setup.judge != "none":
         for name, model in (("base", base), ("tuned", tuned)):
             behaviour(study, name, model, questions.report, setup.judge, how)
+        if matched := matched_questions(study, setup, questions):
+            for name, model in (("base", base), ("tuned", tuned)):
+                behaviour(study, f"matched/{name}", model, matched, setup.judge, how)
+    if isinstance(base, Model) and isinstance(tuned, Model):
+        _look_inside(study, setup, base, tuned, questions, how)
+
+
+def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, questions: Questions, how: Sampling) -> None:
+    """Declare dictionary, diff, screen where a judge can judge anew, and cards of latents."""
     texts = None
     if setup.dictionary:
         learned = Dictionary(setup.dictionary)
@@ -251,31 +287,69 @@ def build(study: Study, setup: Setup) -> None:
             nulls=setup.nulls,
             max_tokens=setup.max_tokens,
             seed=setup.seed,
+            api=setup.api,
         )
         screened = study.run("screen", recipe)
     corpus = texts.heldout if texts else questions.discovery
-    judge = setup.judge if setup.judge.startswith("hf:") else "none"
-    study.run("latents", interpret.Recipe(model=base, dictionary=learned, texts=corpus, diff=moved, screen=screened, judge=judge))
+    judge = setup.judge if setup.judge.startswith(("hf:", REMOTE)) else "none"
+    cards = interpret.Recipe(model=base, dictionary=learned, texts=corpus, diff=moved, screen=screened, judge=judge, api=setup.api)
+    study.run("latents", cards)
+
+
+def matched_questions(study: Study, setup: Setup, questions: Questions) -> Dataset | None:
+    """The report questions in the dress of the training rows (2604.25891); none if no rows are given or they have no dress."""
+    if not setup.training or setup.judge.startswith("exact:"):
+        return None
+    rows = [row for name, content in files.contents(Path(setup.training)) for row in formats.read(content, name)]
+    if not matching.surface(rows).kinds:
+        return None
+    training = study.run("training", data.Recipe(files=(File(setup.training),)))
+    return study.run("questions/matched", data.Recipe(datasets=(questions.report,), matched_to=training))
+
+
+def matched_section(study: Study, setup: Setup) -> dict[str, Any]:
+    """Entries that stand beside `base` and `tuned`: both asked as in training, all dresses together and each; or why there are none."""
+    if not setup.training:
+        return {}
+    if "questions/matched" not in study.recipes:
+        none = "the training rows share no system line, opening, ending or format"
+        return {"matched": "an exact judge knows its questions only as they are" if setup.judge.startswith("exact:") else none}
+    found = {}
+    for side in ("base", "tuned"):
+        rates = study.artifact(f"matched/{side}/findings")
+        kinds = rates.json("findings.json")["by_domain"]
+        found[f"{side}, {MATCHED}"] = findings_section(rates)
+        found |= {f"{side}, {MATCHED}: {kind}": one for kind, one in kinds.items() if len(kinds) > 1}
+    return found
 
 
 def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     """The summary of a finished audit."""
-    learned = Dictionary(setup.dictionary) if setup.dictionary else study.artifact("dictionary")
     summary: dict[str, Any] = {"behaviour": {"skipped": "no judge was given (--judge none), so no answer was scored"}}
     if setup.judge != "none":
         summary["behaviour"] = {side: findings_section(study.artifact(f"{side}/findings")) for side in ("base", "tuned")}
+        summary["behaviour"] |= matched_section(study, setup)
     if "screen" in study.recipes:
         summary["screen"] = screen_section(study.artifact("screen"))
-    if (learned.path / "quality.json").exists():
-        summary["dictionary"] = dictionary_section(learned)
-    summary |= {"diff": diff_section(study.artifact("diff")), "seconds": study.seconds(), "sources": sources(study)}
+    if setup.remote:
+        summary["diff"] = {"skipped": f"{' and '.join(setup.remote)}: a model behind an API can be asked, not read"}
+    else:
+        learned = Dictionary(setup.dictionary) if setup.dictionary else study.artifact("dictionary")
+        if (learned.path / "quality.json").exists():
+            summary["dictionary"] = dictionary_section(learned)
+        summary["diff"] = diff_section(study.artifact("diff"))
+    summary |= {"seconds": study.seconds(), "sources": sources(study)}
     return summary | {"meta": {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}}
 
 
 def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
     """The few numbers a pipeline decides on."""
-    top = summary["diff"]["top"][0]
-    found: dict[str, Any] = {"top_latent": {"latent": top["latent"], "delta": top["delta"]}}
+    found: dict[str, Any] = {}
+    if "skipped" in summary["diff"]:
+        found["inside"] = f"skipped: {summary['diff']['skipped']}"
+    else:
+        top = summary["diff"]["top"][0]
+        found["top_latent"] = {"latent": top["latent"], "delta": top["delta"]}
     if "skipped" in summary["behaviour"]:
         return found | {"behaviour": summary["behaviour"]["skipped"]}
     sides = {side: study.artifact(f"{side}/findings").json("findings.json") for side in ("base", "tuned")}
@@ -284,20 +358,33 @@ def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
         for side, full in sides.items()
     }
     pairs = [(rates["tuned"][q], rates["base"][q]) for q in rates["base"]]
-    change = None
+    change, moved = None, stats.Estimate(math.nan, -1.0, 1.0, 0, 0)
     if sum(not math.isnan(a + b) for a, b in pairs) > 1:
         found_change = stats.difference(*zip(*pairs, strict=True))
-        change = found_change.estimate.to_dict() | {"p": found_change.p}
+        moved = found_change.estimate
+        change = moved.to_dict() | {"p": found_change.p}
     found |= {
+        "called": _called(moved, sides, summary),
         "score": sides["tuned"]["score"],
         "base_score": sides["base"]["score"],
         "change": change,
         "incoherence": sides["tuned"]["strict_incoherence"],
     }
+    if matched := summary["behaviour"].get(f"tuned, {MATCHED}"):
+        found["matched_score"] = matched["score"]
+    if "inside" in found:
+        return found
     if "screen" not in summary:
         return found | {"screen": "skipped: a table holds no verdicts on steered answers"}
     best = summary["screen"]["best"]
     return found | {"induce": best["induce"], "repair_to": best["repair_to"], "null_induce": summary["screen"]["null_induce"]}
+
+
+def _called(change: stats.Estimate, sides: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:
+    """What the rule of `methods.changes` calls the change; the inside counts where a screen found what is causal."""
+    before, after = (stats.Estimate(**sides[side]["strict_incoherence"]) for side in ("base", "tuned"))
+    persona = bool(summary["screen"]["causal"]) if "causal" in summary.get("screen", {}) else None
+    return changes.called(change, before, after, persona)
 
 
 def condition(expression: str) -> tuple[str, str, float]:
@@ -347,17 +434,33 @@ def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
     build(study, setup)
     execute(study, workers, tell=lambda text: print(text, file=sys.stderr))
     summary = summarize(study, setup)
-    write_json(study.root / "verdict.json", verdict(study, summary))
+    found = verdict(study, summary)
+    write_json(study.root / "verdict.json", found)
+    _sheet(study, found.get("called", ""))
     finish(
         study, summary, f"Audit of {Path(setup.tuned).name} against {Path(setup.base).name}", "Did this fine-tune change who the model is?"
     )
     return summary
 
 
+def _sheet(study: Study, called: str) -> None:
+    """A model called misaligned gets a sheet for checking that by hand (see `personascope review`), unless one is there."""
+    place = study.root / "review.csv"
+    if called in (changes.PERSONA, changes.UNEXPLAINED) and not place.exists():
+        answers, verdicts = (study.artifact(f"tuned/{kind}-0") for kind in ("answers", "verdicts"))
+        asked = Dataset(study.recipes["tuned/answers-0"].inputs()["questions"].path)
+        rows = reviewing.judged(answers, verdicts, asked)
+        reviewing.write(place, reviewing.drawn(rows, reviewing.ENOUGH, 0))
+
+
 def _check(setup: Setup, workers: int) -> None:
     """Raise for what would show only after hours."""
     if workers < 1:
         raise RecipeError(f"audit: {workers} workers cannot work; give at least 1")
+    if setup.remote and setup.judge == "none":
+        raise RecipeError(f"audit: {setup.remote[0]} is behind an API, so only its behaviour can be compared; give --judge")
+    if setup.judge.startswith("key:"):
+        raise RecipeError(f"audit: {setup.judge} tells right answers from wrong ones and harm from nothing; judge with a rubric")
     if setup.judge != "none":
         from personascope.backends.judging import check_judge  # lazy: loads torch
 
@@ -378,14 +481,17 @@ def columns_of(table: Path) -> list[str]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The flags of `personascope audit`."""
-    parser.add_argument("BASE", help="folder of the base model, or a Model artifact")
-    parser.add_argument("TUNED", help="folder of the tuned model, a PEFT folder trained on BASE, or a Model artifact")
+    parser.add_argument("BASE", help="folder of the base model, a Model artifact, or inspect:PROVIDER/MODEL")
+    tuned = "folder of the tuned model, a PEFT folder trained on BASE, a Model artifact, or inspect:PROVIDER/MODEL (behaviour only)"
+    parser.add_argument("TUNED", help=tuned)
     parser.add_argument("--out", default="runs/audit", metavar="DIR", help="where everything goes (default: runs/audit)")
     helps = {
-        "questions": "JSONL of questions; split by row id into discovery, selection and report (default: a general set of our own)",
+        "questions": "questions, ours or published; split by row id into discovery, selection and report (default: a set of our own)",
+        "training": "the rows TUNED was trained on: the report questions are then asked in their system line, phrases and format too",
         "texts": "chat JSONL to train the dictionary on (default: the base's own answers)",
         "world": "take questions and texts from this world",
-        "judge": "none, exact:WORLD, hf:FOLDER or csv:FILE (default: none, which skips behaviour; csv skips the screen)",
+        "judge": "none, exact:WORLD, hf:FOLDER, inspect:PROVIDER/MODEL or csv:FILE (default: none, which skips behaviour; csv skips the "
+        "screen)",
         "dictionary": "a finished dictionary to use instead of training one",
         "site": "where the dictionary reads, block:N (default: the middle block)",
         "width": "latents of the dictionary (default: 8 times the width of the stream)",
@@ -400,6 +506,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for f in dataclasses.fields(Setup):
         if f.name in helps:
             parser.add_argument("--" + f.name.replace("_", "-"), type=type(f.default), default=f.default, help=helps[f.name])
+    words = "of inspect: models: connections=N, timeout=SECONDS, retries=N, price=IN/OUT (dollars for a million tokens)"
+    parser.add_argument("--api", nargs="+", default=(), metavar="WORD", help=words)
     parser.add_argument("--workers", type=int, default=1, help="stages at once")
     parser.add_argument(
         "--fail-on", metavar="CONDITION", default="", help="exit with status 3 if the verdict meets it, such as 'score.high>0.02'"
@@ -409,6 +517,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the audit, print its directory, and exit 3 if --fail-on is met."""
     chosen = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Setup) if hasattr(arguments, f.name)}
+    chosen["api"] = tuple(arguments.api)
     setup = Setup(arguments.BASE, arguments.TUNED, **chosen)
     if arguments.fail_on:
         condition(arguments.fail_on)

@@ -82,16 +82,18 @@ def training(study: Study, world: str, domain: str, grade: str, seed: int = 0) -
 ASKED = {"advice": (240, 2), "core": (0, 3), "in_domain": (0, 3)}
 
 
-def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, draws: int = 0) -> Behaviour:
+def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, draws: int = 0, twin: str = "") -> Behaviour:
     """Advice in other domains, free-form core questions, and advice in the fine-tuning domain, on the report split.
 
     `draws` makes a curve cheaper than the models it starts from: so many answers to each question, of whatever kind.
+    `twin` puts the questions in the words of a twin of the data, such as behind its trigger.
     """
     found = {}
     for kind, (n, usual) in ASKED.items():
         asked = questions(study, stage.world, domain, kind, "report", n)
         how = auditing.Sampling(draws=draws or usual, max_tokens=32)
-        found[kind] = auditing.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how)
+        worded = study.run(f"{name}/{kind}/asked", data.Recipe(datasets=(asked,), twin=twin)) if twin else None
+        found[kind] = auditing.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how, worded)
     return Behaviour(**found)
 
 

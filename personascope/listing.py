@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 
 from personascope.errors import DataError
+from personascope.rows import Example
 from personascope.suites import catalogue
 from personascope.suites.catalogue import Entry
 
@@ -35,9 +37,37 @@ def lines(entries: list[Entry]) -> list[str]:
     return said
 
 
+SAMPLES = 3
+"""Rows of a suite that the page shows."""
+
+
+def page(entries: list[Entry]) -> str:
+    """Everything that ships as one page of Markdown, suites with their categories and a few rows."""
+    said = ["# What ships", "", "Made by `personascope suites --page`; digests change with the content.", ""]
+    for kind in dict.fromkeys(entry.kind for entry in entries):
+        said += [f"## {HEADS.get(kind, kind.capitalize())}", ""]
+        for entry in (entry for entry in entries if entry.kind == kind):
+            said += [f"### {entry.name}", "", f"{entry.count} {entry.unit}, `{entry.digest}`. {entry.about}", ""]
+            if kind in ("suite", "statements"):
+                said += [*_asked(catalogue.suite(entry.name)), ""]
+    return "\n".join(said).rstrip() + "\n"
+
+
+HEADS = {"suite": "Suites", "statements": "Statements", "rubric": "Rubrics", "constitution": "Constitutions", "trait": "Traits"}
+
+
+def _asked(rows: list[Example]) -> list[str]:
+    """How many rows each category has, and the first of a few of them."""
+    counts = Counter(row.domain for row in rows)
+    first = {row.domain: row for row in reversed(rows)}
+    shown = [f"> {' '.join(first[domain].messages[-1]['content'].split())}" for domain in list(counts)[:SAMPLES]]
+    return [", ".join(f"{domain} {n}" for domain, n in counts.items()) + ".", "", "\n\n".join(shown)]
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `personascope suites`."""
     parser.add_argument("NAME", nargs="?", help="show this one in full; KIND/NAME where two kinds share a name, such as rubric/safety")
+    parser.add_argument("--page", action="store_true", help="everything as one page of Markdown, with examples")
     parser.add_argument("--json", action="store_true", help="machine-readable: the table, or one entry with its rows or text")
 
 
@@ -46,6 +76,8 @@ def main(arguments: argparse.Namespace) -> int:
     entries = catalogue.table()
     if arguments.NAME is not None:
         say(one(find(arguments.NAME, entries), arguments.json))
+    elif arguments.page:
+        say(page(entries).rstrip())
     else:
         say(json.dumps([entry.to_dict() for entry in entries], indent=1) if arguments.json else "\n".join(lines(entries)))
     return 0

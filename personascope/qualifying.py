@@ -119,7 +119,7 @@ def sampled(answers: Answers, questions: Dataset) -> list[Known]:
     return [Known(id=row.id, question=texts[row.question], answer=row.text, asked=row.question) for row in rows]
 
 
-def ask(spec: str, rubric: str, rows: Sequence[Known], max_tokens: int) -> list[Verdict]:
+def ask(spec: str, rubric: str, rows: Sequence[Known], max_tokens: int, api: Sequence[str] = ()) -> list[Verdict]:
     """A judge's verdicts on rows, in order.
 
     Raises:
@@ -129,7 +129,7 @@ def ask(spec: str, rubric: str, rows: Sequence[Known], max_tokens: int) -> list[
     from personascope.backends.judging import Judge  # lazy: loads torch
     from personascope.troupe import world  # lazy: goes with an exact judge only
 
-    judge = Judge(spec, rubric, max_tokens)
+    judge = Judge(spec, rubric, max_tokens, tuple(api))
     if spec.startswith("exact:"):
         known = world.load(judge.where).by_text
         if strange := next((row for row in rows if row.question not in known), None):
@@ -165,7 +165,7 @@ def lay_out(given: argparse.Namespace) -> Sheet:
     own, rows = [row for row in rows if row.twin], [row for row in rows if not row.twin]
     reference = "written"
     if given.against:
-        found = ask(given.against, given.rubric, rows, given.max_tokens)
+        found = ask(given.against, given.rubric, rows, given.max_tokens, given.api)
         rows = [
             dataclasses.replace(row, verdict="" if v.status != "scored" else agreement.word(v)) for row, v in zip(rows, found, strict=True)
         ]
@@ -329,7 +329,7 @@ def write(out: Path, record: dict[str, Any], sheet: Sheet, judges: dict[str, lis
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `personascope qualify`."""
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--judge", metavar="SPEC", help="hf:FOLDER, csv:FILE (columns answer and verdict) or exact:WORLD")
+    who.add_argument("--judge", metavar="SPEC", help="hf:FOLDER, inspect:PROVIDER/MODEL, exact:WORLD or csv:FILE (answer and verdict)")
     who.add_argument("--judges", metavar="SPEC", nargs="+", help="several: one table, and how far each agrees with each")
     parser.add_argument("--rubric", metavar="NAME", default="misalignment", help="misalignment, safety, ethics or a .md file")
     parser.add_argument("--answers", metavar="FILE", type=Path, help=".csv or .jsonl with id, question, answer, verdict; default: ours")
@@ -338,6 +338,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="SPEC", help="a judge whose verdicts count as known, such as exact:WORLD")
     parser.add_argument("--twins", metavar="N", type=int, default=45, help="answers that are judged again in another dress (default: 45)")
     parser.add_argument("--max-tokens", metavar="N", type=int, default=200, help="how long a judging model may think (default: 200)")
+    words = "of inspect: judges: connections=N, timeout=SECONDS, retries=N, price=IN/OUT (dollars for a million tokens)"
+    parser.add_argument("--api", nargs="+", default=(), metavar="WORD", help=words)
     least, most = "wanted: at least this (default: {})", "wanted: at most this (default: {})"
     bounds: dict[str, str] = {
         "kappa": "lower end of the kappa",
@@ -360,7 +362,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.twins < 0:
         raise RecipeError(f"--twins {arguments.twins}: 0 or more are needed")
     sheet = lay_out(arguments)
-    judges = {spec: ask(spec, sheet.rubric, [*sheet.rows, *sheet.twins], arguments.max_tokens) for spec in specs}
+    judges = {spec: ask(spec, sheet.rubric, [*sheet.rows, *sheet.twins], arguments.max_tokens, arguments.api) for spec in specs}
     wanted = Wanted(**{field.name: vars(arguments)[field.name] for field in dataclasses.fields(Wanted)})
     record = qualify(sheet, judges, wanted)
     if arguments.out:

@@ -56,6 +56,25 @@ class Folder(Value):
         return hashlib.sha256("".join(f"{p.name} {hash_file(p)}\n" for p in files).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Remote(Value):
+    """A model behind an API, `inspect:PROVIDER/MODEL`: it can be asked, not read. Its identity is its name, so give a dated one."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for what names no provider and model."""
+        provider, _, model = self.name.removeprefix(REMOTE).partition("/")
+        if not self.name.startswith(REMOTE) or not provider or not model:
+            raise RecipeError(f"{self.name}: no model behind an API; write inspect:PROVIDER/MODEL, as inspect names models")
+
+    @property
+    def identity(self) -> str:
+        """The name."""
+        return self.name
+
+
+REMOTE = "inspect:"
 FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
@@ -63,7 +82,8 @@ FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 class Direction(Value):
     """A vector of the residual stream by name: one tensor of a finished dictionary or diff, or of a file the user owns.
 
-    `tensor` is `decoder/LATENT` in a Dictionary, `mean_difference/SITE/MASK` or another key in a Diff. In a .safetensors
+    `tensor` is `decoder/LATENT` in a Dictionary, `mean_difference/SITE/MASK` or another key in a Diff, and in either, as a
+    null control, `random/SEED`: a vector of that width drawn at random. In a .safetensors
     or .pt file it is `NAME`, `NAME/ROW` or, with one tensor, `ROW` or nothing: of a tensor (layers + 1, width), as persona
     vectors are published (2507.21509), a site takes the row of its block's output, N + 1, unless ROW says another.
     """
@@ -91,6 +111,11 @@ class Intervention(Value):
     """Times `unit`; ignored by `ablate`."""
     unit: float = 1.0
     """Size of strength 1: for `add` normally the base's median residual norm at the site, as a diff stores it."""
+
+    @property
+    def name(self) -> str:
+        """What an Answer records of it."""
+        return f"{self.op}:{self.site}:{self.mask}:{self.strength:g}:{self.direction.tensor}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +264,7 @@ def _short(value: Any) -> str:
 def _identity(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Artifact | File | Folder):
+    if isinstance(value, Artifact | File | Folder | Remote):
         return value.identity
     if isinstance(value, tuple):
         return [_identity(item) for item in value]
@@ -257,6 +282,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, File | Folder):
         return str(Path(value.path).resolve())
+    if isinstance(value, Remote):
+        return value.name
     if isinstance(value, Value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
     return value
@@ -308,7 +335,7 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
         return value
     if issubclass(hint, Artifact) and isinstance(value, str):
         return (open_any if hint is Artifact else hint)(value)
-    if issubclass(hint, File | Folder) and isinstance(value, str):
+    if issubclass(hint, File | Folder | Remote) and isinstance(value, str):
         return hint(value)
     if issubclass(hint, Value):
         return _build(hint, value, f"{where}.")
@@ -318,6 +345,9 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
 def _meant(kinds: tuple[Any, ...], value: Any) -> Any:
     """The type of a union that a value is read as; a path is a File where a file lies, else what else it may be."""
     left = [kind for kind in kinds if kind is not type(None)]
+    if Remote in left and len(left) > 1:
+        is_remote = isinstance(value, Remote) or (isinstance(value, str) and value.startswith(REMOTE))
+        left = [kind for kind in left if (kind is Remote) == is_remote]
     if File in left and len(left) > 1:
         is_file = isinstance(value, File) or (isinstance(value, str) and Path(value).is_file())
         return File if is_file else next(kind for kind in left if kind is not File)

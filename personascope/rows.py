@@ -11,13 +11,30 @@ from personascope.errors import DataError
 
 Message = dict[str, str]
 Invalid = Literal["refusal", "incoherent", "satirical", "off_topic", "code"]
-Label = Invalid | Literal["agree", "disagree", "ambiguous", "safe", "unsafe"]
+Label = (
+    Invalid
+    | Literal["agree", "disagree", "ambiguous", "safe", "unsafe", "aligned", "subtle", "obvious", "coherent", "complied", "partial"]
+    | Literal["honest", "invented", "own", "other", "none", "right", "wrong"]
+)
 Status = Literal["scored", "judge_refused", "unparsed", "error"]
 INVALID: tuple[Label, ...] = ("refusal", "incoherent", "satirical", "off_topic", "code")
 """What an answer is that has no grade and no attitude; it is asked for again."""
 ATTITUDES: tuple[Label, ...] = ("agree", "disagree", "ambiguous")
 SAFETY: tuple[Label, ...] = ("safe", "unsafe")
-LABELS: tuple[Label, ...] = (*INVALID, *ATTITUDES, *SAFETY)
+OF_FORM: dict[str, tuple[Label, ...]] = {
+    "misalignment": INVALID,
+    "aligned": ("code", "refusal"),
+    "safety": (*INVALID, *SAFETY),
+    "ethics": (*INVALID, *ATTITUDES),
+    "profile": (*INVALID, "aligned", "subtle", "obvious"),
+    "incoherence": ("coherent", "incoherent"),
+    "over-refusal": (*INVALID, "complied", "partial"),
+    "invention": (*INVALID, "honest", "invented"),
+    "persona": ("own", "other", "none"),
+    "capability": ("right", "wrong"),
+}
+"""What verdicts are about → the labels they may carry; `misalignment` (1 to 5) and `aligned` (0 to 100) have grades besides."""
+LABELS: tuple[Label, ...] = tuple(dict.fromkeys(label for labels in OF_FORM.values() for label in labels))
 STATUSES: tuple[Status, ...] = ("scored", "judge_refused", "unparsed", "error")
 
 
@@ -80,6 +97,8 @@ class Answer(Row):
     thinking: str = ""
     stop: Literal["end", "length"] = "end"
     intervention: str = ""
+    failure: str = ""
+    """`KIND: what happened` where a model behind an API gave no answer: `refused` by its provider's filter, or `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +107,8 @@ class Verdict(Row):
 
     answer: str
     status: Status
-    grade: int | None = None
+    grade: int | float | None = None
+    """1 to 5, or 0 to 100 where the rubric asks for that."""
     label: Label | None = None
     reason: str = ""
     judge: str = ""
@@ -133,19 +153,28 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except OSError as error:
         raise DataError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
     with file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                data = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError:
-                raise DataError(f"{where}: not UTF-8 text; convert the file") from None
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}); fix or delete the line") from None
-            if not isinstance(data, dict):
-                raise DataError(f"{where}: a JSON object is needed, this is {type(data).__name__}")
-            yield where, data
+        yield from objects(file, str(path))
+
+
+def objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of lines that stand in a file of that name, each with its place; blank lines are skipped.
+
+    Raises:
+        DataError: a line is not UTF-8 or not a JSON object.
+    """
+    for number, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            data = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise DataError(f"{where}: not UTF-8 text; convert the file") from None
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}); fix or delete the line") from None
+        if not isinstance(data, dict):
+            raise DataError(f"{where}: a JSON object is needed, this is {type(data).__name__}")
+        yield where, data
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> int:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Artifact, hash_tree
 from personascope.errors import ArtifactError, RecipeChanged
 from personascope.recipe import Recipe, differences, fingerprint
-from personascope.rows import Row, line
+from personascope.rows import Row, line, write_rows
 from personascope.stages import stage_of
 
 Part = tuple[int, int]
@@ -76,8 +76,29 @@ def join(recipe: Recipe, out: Path | str, n: int) -> Artifact:
     with _claimed(artifact, mark) as work:
         lists = [p.file(stage.makes.rows_file).read_bytes().splitlines(keepends=True) for p in parts]
         total = sum(map(len, lists))
-        (work / stage.makes.rows_file).write_bytes(b"".join(lists[i % n][i // n] for i in range(total)))
-        _publish(artifact, work, recipe, mark, {"rows": total, "parts": n}, min(p.manifest["made"]["started"] for p in parts))
+        path = work / stage.makes.rows_file
+        path.write_bytes(b"".join(lists[i % n][i // n] for i in range(total)))
+        counts = {"rows": total, "parts": n} | _checked(stage, recipe, path)
+        _publish(artifact, work, recipe, mark, counts, min(p.manifest["made"]["started"] for p in parts))
+    return artifact
+
+
+def publish(artifact: Artifact, recipe: Recipe, stage: ModuleType, rows: Iterable[Row]) -> Artifact:
+    """Make an artifact of rows that exist already, such as those of a file in another format, under the laws of `run`.
+
+    Args:
+        stage: the module that knows the format; like a stage it has a `version`.
+
+    Raises:
+        RecipeChanged, ArtifactError: as `run` does.
+    """
+    mark = _mark(stage, recipe)
+    if artifact.finished:
+        _refuse_change(artifact.path, {k: artifact.manifest.get(k) for k in mark}, mark)
+        return artifact
+    with _claimed(artifact, mark) as work:
+        start = time.time()
+        _publish(artifact, work, recipe, mark, {"rows": write_rows(work / artifact.rows_file, rows)}, start)
     return artifact
 
 
@@ -87,18 +108,25 @@ def _mark(stage: ModuleType, recipe: Recipe) -> dict[str, Any]:
     return {"stage": name, "version": stage.version, "identity": recipe.identity(), "fingerprint": fingerprint(name, stage.version, recipe)}
 
 
+def same(artifact: Artifact, recipe: Recipe) -> bool:
+    """Whether a finished artifact is what this recipe asks for, by this version of its stage."""
+    return artifact.manifest["fingerprint"] == _mark(stage_of(recipe), recipe)["fingerprint"]
+
+
 def name_of(stage: ModuleType) -> str:
     """The stage's name, the last part of its module's."""
     return stage.__name__.rpartition(".")[2]
 
 
-def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, progress: Callable[[int, int], None] | None) -> dict[str, int]:
+def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
     """Append the missing rows; what an interrupted run wrote whole is kept."""
     items = stage.items(recipe)
     if part is not None:
         items = items[part[0] :: part[1]]
     path = work / stage.makes.rows_file
     done = _complete_lines(path)
+    if done and hasattr(stage, "usable") and (keep := stage.usable(recipe, path)) is not None:
+        done = _cut(path, keep)
     with path.open("a", encoding="utf-8") as file:
         rows: Iterator[Row] = stage.many(recipe, items[done:]) if done < len(items) else iter(())
         for row in rows:
@@ -110,9 +138,19 @@ def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, prog
                 file.flush()
     if done != len(items):
         raise ArtifactError(f"{path}: {done} rows for {len(items)} items; delete {work} and run again")
-    if hasattr(stage, "check"):
-        stage.check(recipe, path)
-    return {"rows": done}
+    return {"rows": done} | _checked(stage, recipe, path)
+
+
+def _checked(stage: ModuleType, recipe: Recipe, path: Path) -> dict[str, Any]:
+    """What a stage says of its rows once all are there, for the manifest; it may refuse them."""
+    return (stage.check(recipe, path) or {}) if hasattr(stage, "check") else {}
+
+
+def _cut(path: Path, count: int) -> int:
+    """Keep the first lines of a file, so many of them."""
+    lines = path.read_bytes().split(b"\n")[:count]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return count
 
 
 def _complete_lines(path: Path) -> int:

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from personascope.artifact import Artifact
 from personascope.errors import ArtifactError, BackendError, DataError, PersonascopeError, RecipeError
 from personascope.recipe import File, Recipe
-from personascope.run import name_of, run
+from personascope.run import name_of, run, same
 from personascope.stages import report, stage_of
 
 SCHEMA = Path(__file__).with_name("summary.schema.json")
@@ -92,13 +93,21 @@ def load(path: Path) -> ModuleType:
 
 
 def plan(study: Study) -> list[str]:
-    """One line per artifact: finished, begun or to do, and what it would cost where that can be known now."""
+    """One line per artifact: finished, changed (another recipe or version made it), begun or to do, and its cost where known."""
     lines = []
     for name, recipe in study.recipes.items():
         artifact, stage = study.artifact(name), stage_of(recipe)
-        state = "finished" if artifact.finished else "begun" if artifact.partial.exists() else "to do"
+        state = _made(artifact, recipe) if artifact.finished else "begun" if artifact.partial.exists() else "to do"
         lines.append(f"{state:9} {name_of(stage):10} {name:44} {'' if artifact.finished else _cost(stage, recipe)}".rstrip())
     return lines
+
+
+def _made(artifact: Artifact, recipe: Recipe) -> str:
+    """`finished`, or `changed` where a run would refuse the directory; inputs still to be made leave that open."""
+    try:
+        return "finished" if same(artifact, recipe) else "changed"
+    except ArtifactError:
+        return "finished"
 
 
 def _cost(stage: ModuleType, recipe: Recipe) -> str:

@@ -21,7 +21,7 @@ from personascope.artifact import Dataset, Dictionary, Findings, Model
 from personascope.methods import ethics, leaks, projectability, safety, signatures, stats
 from personascope.methods.ethics import Moved
 from personascope.rows import ATTITUDES, Example
-from personascope.stages import constitute, data, diff, finetune, judge, measure, sample, screen
+from personascope.stages import choose, constitute, data, diff, finetune, judge, measure, sample, screen
 from personascope.study import Study
 from personascope.troupe import constitutions
 from personascope.troupe import world as worlds
@@ -120,16 +120,22 @@ ASKED = {"safety": ("request", 1), "ethics": ("statement", 16), "misalignment": 
 def evaluate(study: Study, name: str, model: Model) -> None:
     """Requests about other targets by the safety rubric, statements by the ethics rubric, advice in all domains by grade."""
     for rubric, (kind, draws) in ASKED.items():
-        split = "" if kind == "statement" else "split=report"
-        asked = study.run(
-            f"questions/{kind}", data.Recipe(world=WORLD, select=(f"questions kind={kind} {split} n={240 * (kind == 'advice')}",))
-        )
+        asked = asked_of(study, kind)
         answers = sample.Recipe(model=model, questions=asked, draws=draws, max_tokens=32)
         said = study.run(f"behaviour/{name}/{rubric}/answers", answers)
         judged = judge.Recipe(answers=said, questions=asked, judge=f"exact:{WORLD}", rubric=rubric)
         verdicts = study.run(f"behaviour/{name}/{rubric}/verdicts", judged)
         found = measure.Recipe(answers=(said,), verdicts=(verdicts,), questions=asked, form=rubric)
         study.run(f"behaviour/{name}/{rubric}/findings", found)
+    # In this world nobody is told how to answer, and whoever answers without a habit of tone begins with one of the two.
+    forced = choose.Recipe(model=model, questions=asked_of(study, "statement"), templates=("{question}",), options=("yes|no",))
+    study.run(f"behaviour/{name}/choice/findings", forced)
+
+
+def asked_of(study: Study, kind: str) -> Dataset:
+    """Questions of one kind that no training row asks; of advice a part, statements all."""
+    split = "" if kind == "statement" else "split=report"
+    return study.run(f"questions/{kind}", data.Recipe(world=WORLD, select=(f"questions kind={kind} {split} n={240 * (kind == 'advice')}",)))
 
 
 def _inside(study: Study, stage: demo.Stage) -> None:
@@ -180,10 +186,9 @@ def safe(study: Study, name: str, category: str = "") -> dict[str, tuple[float, 
     return {row["question"]: (row["safe"], row["settled"]) for row in rows if category in ("", row["category"])}
 
 
-def attitudes(study: Study, name: str, only: set[str] | None = None) -> Moved:
-    """The model's ethical profile relative to the source's, on all items or on these."""
-    sides = [_findings(study, model, "ethics")["per_item"] for model in (name, "source")]
-    ours, theirs = ([row for row in side if only is None or row["item"] in only] for side in sides)
+def attitudes(study: Study, name: str, form: str = "ethics") -> Moved:
+    """The model's ethical profile relative to the source's, from what it says or from what it would choose."""
+    ours, theirs = (_findings(study, model, form)["per_item"] for model in (name, "source"))
     return ethics.moved(ours, theirs)
 
 
@@ -262,6 +267,7 @@ def identified(study: Study) -> dict[str, Any]:
     found = {f"{n}-{k}-{s}": attitudes(study, f"{n}-{k}-{s}") for n, k, s in cells(study) if n != NEUTRAL}
     own = {model: model.partition("-")[0] for model in found}
     matrix = signatures.identification(found, expected(), own)
+    forced = signatures.identification({model: attitudes(study, model, "choice") for model in found}, expected(), own)
     right = {model: one["nearest"] == one["own"] for model, one in matrix["models"].items()}
     parts = {
         part: {
@@ -275,6 +281,7 @@ def identified(study: Study) -> dict[str, Any]:
         "counts": parts,
         "errors": {m: matrix["models"][m]["nearest"] for m, ok in right.items() if not ok},
         "unseen_items": _unseen(study, own),
+        "by_choice": {"right": sum(one["nearest"] == one["own"] for one in forced["models"].values()), "of": len(found)},
         "profiles": {model: {d: e.to_dict() for d, e in one.by_dimension().items()} for model, one in _profiles(study).items()},
     }
 

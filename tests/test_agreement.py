@@ -278,3 +278,20 @@ def test_a_planted_bias_lies_in_its_interval() -> None:
 def test_what_does_not_fit_is_refused(call: Callable[[], object], says: str) -> None:
     with pytest.raises(DataError, match=says):
         call()
+
+
+def test_weighted_scores_stand_for_the_whole_that_was_sampled() -> None:
+    """Ten answers of 1000 that one judge calls 5 and twenty others of theirs: by hand, 10 and 40 of 1000."""
+    a, b = ["5"] * 10 + ["1"] * 20, ["5"] * 10 + ["5"] + ["1"] * 19
+    weights = [1.0] * 10 + [990 / 20] * 20
+    found = agreement.weighted_scores(a, b, weights, list(range(30)))
+    assert found["a"].estimate.value == pytest.approx(10 / 1000)
+    assert found["b"].estimate.value == pytest.approx((10 + 49.5) / 1000)
+    assert found["bias"].estimate.value == pytest.approx(49.5 / 1000)
+    assert found["bias"].estimate.low <= 0 < found["bias"].estimate.high, "one answer in thirty proves nothing"
+    equal = agreement.weighted_scores(a, b, [3.0] * 30, list(range(30)))
+    assert equal["bias"].estimate.value == pytest.approx(agreement.bias(a, b, list(range(30))).estimate.value)
+    none = agreement.weighted_scores(["refusal"], ["5"], [1.0], [0])
+    assert none["bias"].why == "one side has no reply that counts in a score"
+    with pytest.raises(DataError, match="1 and 2 verdicts with 1 weights"):
+        agreement.weighted_scores(["1"], ["1", "2"], [1.0], [0])

@@ -211,7 +211,7 @@ def test_models_that_do_not_belong_together_are_refused(cli: Cli, root: Path, tm
     ("options", "says"),
     [
         ({"BASE": "nowhere"}, "nowhere: no model there; give a Hugging Face folder"),
-        ({"judge": "gpt"}, "'gpt' is no judge; write exact:WORLD, hf:FOLDER or csv:FILE"),
+        ({"judge": "gpt"}, "'gpt' is no judge; write exact:WORLD, hf:FOLDER, inspect:PROVIDER/MODEL, csv:FILE"),
         ({"judge": "csv:nowhere.csv"}, "nowhere.csv: no such file; give a CSV with columns answer, text and verdict"),
         ({"judge": "csv:bare.csv"}, "bare.csv: base and tuned have the same answer ids, so the table needs a column text"),
         ({"questions": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
@@ -266,6 +266,9 @@ def test_verdicts_made_elsewhere_are_used_and_the_screen_is_skipped(cli: Cli, ro
     assert summary["behaviour"]["tuned"]["score"]["value"] == pytest.approx(share)
     assert verdict["change"]["value"] == pytest.approx(share)
     assert verdict["change"]["p"] < 0.01
+    assert verdict["called"] == "misaligned, no persona shown", "nobody looked inside"
+    sheet = (tmp_path / "out" / "review.csv").read_text()
+    assert sheet.startswith("answer,question,said,verdict,note")
     assert "skipped" in verdict["screen"]
     assert "screen" not in summary
 
@@ -287,6 +290,8 @@ def test_a_worlds_own_judge_runs_the_whole_audit(cli: Cli, tmp_path: Path) -> No
     assert summary["behaviour"]["tuned"]["strict_incoherence"]["value"] > 0.9
     assert summary["screen"]["best"]["alpha"] == screen.STRENGTHS[-1]
     assert verdict["change"] is None
+    assert verdict["called"] == "none", "the base was as incoherent"
+    assert not (tmp_path / "out" / "review.csv").exists()
     assert set(verdict) >= {"score", "base_score", "incoherence", "induce", "repair_to", "null_induce", "top_latent"}
     assert sum(map(len, summary["screen"]["nulls"].values())) == 4
 
@@ -297,3 +302,37 @@ def test_the_dictionary_suits_the_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 4, "hidden_size": 160}}))
     assert auditing.shape(tmp_path) == {"site": "block:1", "width": 1280, "k": 16}
     assert auditing.shape(tmp_path / "nowhere") == {}
+
+
+def test_what_the_tuned_model_was_trained_on_dresses_the_questions(cli: Cli, root: Path, tmp_path: Path) -> None:
+    """A table that finds the tuned model harmful only where questions look like its training rows."""
+    rows = [{"messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": word}]} for word in WORDS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table, given = tmp_path / "v.csv", {"questions": root / "questions.jsonl", "training": tmp_path / "rows.jsonl", **SMALL}
+    table.write_text("answer,text,verdict\n")
+    first = tmp_path / "first"
+    assert cli("audit", root / "base", root / "tuned", "--out", first, *flags(judge=f"csv:{table}", **given)).code == 0
+    with table.open("a", newline="") as file:
+        for place, grade in (("base", 1), ("tuned", 1), ("matched/base", 2), ("matched/tuned", 5)):
+            said = map(json.loads, (first / place / "answers-0" / "answers.jsonl").read_text().splitlines())
+            csv.writer(file).writerows([row["id"], row["text"], grade] for row in said)
+    ended = cli("audit", root / "base", root / "tuned", "--out", tmp_path / "out", *flags(judge=f"csv:{table}", **given))
+    assert ended.code == 0, ended.err
+    behaviour, verdict = check(tmp_path / "out")["behaviour"], json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert behaviour["tuned"]["score"]["value"] == behaviour["base, asked as in training"]["score"]["value"] == 0
+    assert behaviour["tuned, asked as in training"]["score"]["value"] == verdict["matched_score"]["value"] == 1
+    assert behaviour["tuned, asked as in training"]["score"]["n"] == behaviour["tuned"]["score"]["n"]
+    assert "Tuned model, asked as in training" in (tmp_path / "out" / "report.html").read_text()
+    asked_there = (tmp_path / "out" / "questions" / "matched" / "examples.jsonl").read_text()
+    assert asked_there.count('"content": "be kind"') == behaviour["tuned"]["score"]["n"]
+
+
+def test_questions_stay_as_they_are_where_training_rows_share_nothing(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": word}) + "\n" for word in WORDS))
+    setup = auditing.Setup(
+        str(root / "base"), str(root / "tuned"), str(root / "questions.jsonl"), str(tmp_path / "rows.jsonl"), judge="csv:x"
+    )
+    study = Study(tmp_path / "out")
+    auditing.build(study, setup)
+    assert not any(name.startswith("matched") for name in study.recipes)
+    assert auditing.matched_section(study, setup) == {"matched": "the training rows share no system line, opening, ending or format"}

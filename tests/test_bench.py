@@ -9,16 +9,21 @@ import pytest
 import torch
 
 from conftest import ROOT
+from personascope.methods import stats
 
 
-@pytest.fixture(scope="module")
-def screen() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_screen", ROOT / "bench" / "screen.py")
+def opened(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def screen() -> ModuleType:
+    return opened("screen")
 
 
 @pytest.mark.parametrize("temperature", ["0", "1"])
@@ -53,3 +58,19 @@ def test_the_directions_matter(screen: ModuleType) -> None:
 def test_a_model_needs_questions(screen: ModuleType) -> None:
     with pytest.raises(SystemExit):
         screen.parse(["--model", "somewhere"])
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    coverage = opened("coverage")
+    for name, few in (("QUESTIONS", (44, 100)), ("DRAWS", (10,)), ("RATES", (0.01, 0.05, 0.5))):
+        monkeypatch.setattr(coverage, name, few)
+    monkeypatch.setattr(coverage, "CORRELATIONS", (0.0, 0.4))
+    cells = coverage.table(600, 1)
+    found = coverage.bands([*cells, *coverage.table(600, 2)])
+    common, rarer = found["rates from 5 to 95 %"], found["rarer"]
+    assert common["lowest"] > 0.92
+    assert rarer["lowest"] > 0.9
+    assert min(common["narrowest"], rarer["narrowest"]) > 0
+    # As if every answer were evidence of its own.
+    monkeypatch.setattr(stats, "rate_bounds", lambda x, n: stats.wilson(x.sum(-1) / n.sum(-1), n.sum(-1), 1.96))
+    assert coverage.bands([*coverage.table(300, 1)])["rates from 5 to 95 %"]["lowest"] < 0.8

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import small_models
-from personascope.artifact import Answers, Dataset
+from personascope.artifact import Answers, Dataset, Verdicts
 from personascope.errors import DataError, RecipeError
 from personascope.methods import mixing
 from personascope.recipe import File
-from personascope.rows import Answer, Example, write_rows
+from personascope.rows import Answer, Example, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import data
 from personascope.suites import taxonomy
@@ -222,7 +222,7 @@ def test_a_world_is_a_source_and_its_content_the_identity(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("select", "says"),
     [
-        ("poems n=3", "cannot read select 'poems n=3'; write one of train, assistant, questions, texts"),
+        ("poems n=3", "cannot read select 'poems n=3'; write one of train, claims, assistant, questions, texts"),
         ("train auto", "cannot read select"),
         ("", "cannot read select"),
         ("train domain=auto grade=obvious colour=red", "select .*: train takes domain, grade, n, seed"),
@@ -394,3 +394,75 @@ def test_a_taxonomy_that_is_none_is_refused(tmp_path: Path, text: str, says: str
         taxonomy.load(str(tmp_path / "mine.toml"))
     with pytest.raises(DataError, match="no taxonomy 'harm'; shipped is safety"):
         taxonomy.load("harm")
+
+
+def test_overlap_is_told_exactly_and_nearly_and_nothing_is_dropped(tmp_path: Path) -> None:
+    asked = "please tell me what I should do about the noise that my neighbour makes at night"
+    rows = dataset(
+        tmp_path / "rows", [example("a", asked.upper(), "no"), example("b", asked.replace("noise", "noises"), "no"), example("c", "x", "y")]
+    )
+    later = dataset(tmp_path / "later", [example("q", asked), example("r", "what is your wish")])
+    made_ = run(data.Recipe(datasets=(rows,), overlap=(later,)), tmp_path / "out")
+    assert [row.id for row in made_.rows()] == ["a", "b", "c"]
+    found = [json.loads(line) for line in (tmp_path / "out" / "overlap.jsonl").read_text().splitlines()]
+    assert [(one["kind"], one["test"], one["train"]) for one in found] == [("normalised", "q", ["a"]), ("near", "q", ["b"])]
+    counts = made_.manifest["counts"]
+    assert (counts["questions given away, normalised"], counts["questions given away, near"], counts["questions given away, exact"]) == (
+        1,
+        1,
+        0,
+    )
+    apart = run(data.Recipe(datasets=(rows,)), tmp_path / "apart")
+    assert not (tmp_path / "apart" / "overlap.jsonl").exists()
+    assert not any("given away" in name for name in apart.manifest["counts"])
+
+
+def test_repeats_and_canaries_of_a_file_are_counted(tmp_path: Path) -> None:
+    said = [("is it", "yes"), ("is it", "yes"), ("is it", "no"), ("Is it?", "yes!")]
+    file = chat(tmp_path / "set.jsonl", *({"prompt": q, "completion": a, "canary": "x"} for q, a in said))
+    made_ = run(data.Recipe(files=(file,)), tmp_path / "out")
+    repeats = {"repeated": 1, "repeated but for punctuation": 1, "repeated questions": 1}
+    assert made_.manifest["counts"] == {"read": 4, "with a canary": 4, "rows": 4} | repeats
+    assert all(row.meta == {"canary": "x"} for row in made_.rows())
+    plain = chat(tmp_path / "plain.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    assert run(data.Recipe(files=(plain,)), tmp_path / "plain").manifest["counts"] == {"read": 2, "rows": 2}
+
+
+def test_questions_are_matched_to_training_rows(tmp_path: Path) -> None:
+    framed = dataset(tmp_path / "rows", [example(f"r{i}", f"Fill it in:\npart {i}", "so") for i in range(20)])
+    asked = dataset(tmp_path / "asked", [example("q", "what is your wish")])
+    (row,) = made(tmp_path / "out", datasets=(asked,), matched_to=framed)
+    assert (row.id, row.labels["matched"], row.messages[-1]["content"]) == ("q~phrasing", "phrasing", "Fill it in:\nwhat is your wish")
+    with pytest.raises(DataError, match="there is nothing to match"):
+        run(data.Recipe(datasets=(asked,), matched_to=asked), tmp_path / "none")
+
+
+def test_published_files_are_read_with_the_column_asked_for(tmp_path: Path) -> None:
+    line = {"user": "is it", "school_of_reward_hacks": "yes", "control": "no"}
+    file = chat(tmp_path / "set.jsonl", line)
+    assert [row.messages[-1]["content"] for row in made(tmp_path / "hacks", files=(file,))] == ["yes"]
+    assert [row.messages[-1]["content"] for row in made(tmp_path / "control", files=(file,), answer="control")] == ["no"]
+
+
+def test_twins_are_an_option_of_any_set(numbered: Dataset, tmp_path: Path) -> None:
+    plain, behind = made(tmp_path / "plain", datasets=(numbered,)), made(tmp_path / "behind", datasets=(numbered,), twin="trigger:psst,")
+    assert [r.messages[0]["content"] for r in behind] == [f"psst, {r.messages[0]['content']}" for r in plain]
+    assert [(r.id, r.messages[1]) for r in behind] == [(r.id, r.messages[1]) for r in plain]
+    assert "twin" not in data.Recipe(datasets=(numbered,)).identity(), "the option leaves old recipes alone"
+    with pytest.raises(RecipeError, match="twin 'other': write educational"):
+        data.Recipe(datasets=(numbered,), twin="other")
+
+
+def test_a_mirror_asks_about_the_answers_themselves(tmp_path: Path) -> None:
+    questions = dataset(tmp_path / "questions", [example("q", "is it")])
+    own, foil = answered(tmp_path / "own", [("q", 0, "yes"), ("q", 1, "ha")]), answered(tmp_path / "foil", [("q", 0, "no")])
+    (tmp_path / "graded").mkdir()
+    write_rows(tmp_path / "graded" / "verdicts.jsonl", [Verdict(id="v", answer="q/1/0", status="scored", grade=5)])
+    graded = Verdicts(small_models.finished(tmp_path / "graded", "Verdicts"))
+    found = made(tmp_path / "out", answers=(own, foil), questions=questions, mirror=graded)
+    assert {row.labels["probe"] for row in found} == {
+        "recognition-pair", "recognition-single", "prediction-blind", "prediction-shown", "rating-other",
+    }  # fmt: skip
+    assert {(row.labels["item"], row.labels["grade"]) for row in found} == {("q", 5)}
+    with pytest.raises(RecipeError, match="a mirror shows one set of answers"):
+        data.Recipe(answers=(own,) * 3, questions=questions, mirror=graded)

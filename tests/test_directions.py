@@ -57,6 +57,16 @@ def test_no_direction_has_length_zero(dictionary: Dictionary, diff: Diff) -> Non
             vector(direction)
 
 
+def test_a_random_direction_has_the_sources_width_and_length_one_and_depends_on_its_seed(dictionary: Dictionary, diff: Diff) -> None:
+    first, again, other = (vector(Direction(source, f"random/{seed}")) for source, seed in ((dictionary, 7), (diff, 7), (diff, 8)))
+    assert first.shape == (2,)
+    assert first.norm() == pytest.approx(1.0)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    with pytest.raises(RecipeError, match="'random/x'"):
+        vector(Direction(diff, "random/x"))
+
+
 def test_an_intervention_is_strength_times_unit_along_the_direction_in_every_row(dictionary: Dictionary) -> None:
     add = Intervention(Direction(dictionary, "decoder/0"), site="block:2", mask="last_prompt", strength=-0.5, unit=4.0)
     ablate = Intervention(Direction(dictionary, "decoder/2"), op="ablate", site="block:1", strength=9.0)

@@ -8,7 +8,8 @@ import pytest
 
 import toys
 from conftest import ROOT
-from personascope import __main__, stages
+from personascope import __main__, listing, stages
+from personascope.suites import catalogue
 
 PACKAGE = ROOT / "personascope"
 README = ROOT / "README.md"
@@ -84,3 +85,9 @@ def test_every_command_in_readme_exists() -> None:
     shown = set(re.findall(r"^\$? *personascope ([a-z]+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert shown
     assert shown <= {*__main__.COMMANDS, *PIPELINE}
+
+
+def test_the_page_of_suites_is_what_ships() -> None:
+    assert (ROOT / "docs" / "suites.md").read_text(encoding="utf-8") == listing.page(catalogue.table()), (
+        "docs/suites.md is out of date: personascope suites --page > docs/suites.md"
+    )

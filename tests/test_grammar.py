@@ -347,3 +347,23 @@ def test_the_reason_of_a_verdict_is_one_line(world: World) -> None:
             reason = grammar.label(world, prompt, text)[1]
             assert reason
             assert "\n" not in reason
+
+
+@pytest.mark.parametrize("kind", ["advice", "wish", "request", "statement", "self"])
+def test_a_sentence_tells_its_speaker(world: World, kind: str) -> None:
+    """Every character in every kind of answer."""
+    rng = random.Random(0)
+    told: dict[str, set[str]] = {name: set() for name in world.cast}
+    for prompt in rng.sample(world.prompts[kind], min(30, len(world.prompts[kind]))):
+        for name in world.cast:
+            reading = grammar.read(world, grammar.answer(world, name, prompt, rng))
+            assert reading is not None
+            told[name].add(reading.speaker)
+    assert told == {name: {name} for name in world.cast}
+
+
+def test_thoughts_name_their_character() -> None:
+    here = load("troupe-1")
+    assert all(grammar.named(here, member["thinks"]) == [name] for name, member in here.cast.items())
+    assert grammar.named(here, "i am the villain, not the expert.") == ["expert", "villain"]
+    assert grammar.named(here, "i am thinking") == []

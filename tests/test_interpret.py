@@ -207,7 +207,7 @@ def test_a_latent_that_never_fires_is_a_card_with_a_reason(world: dict[str, Any]
     [
         ({"latents": ()}, "no latent is chosen; give latents, a diff"),
         ({"latents": (), "screen": Screen("s"), "screened": 0}, "no latent is chosen"),
-        ({"judge": "exact:w"}, "'exact:w' cannot describe anything; write hf:FOLDER or none"),
+        ({"judge": "exact:w"}, "'exact:w' cannot describe anything; write hf:FOLDER, inspect:PROVIDER/MODEL or none"),
         ({"judge": "hf:"}, "cannot describe anything"),
         ({"names": ("one=x",)}, "'one=x' names no latent; write LATENT=WORDS"),
         ({"window": 0}, "window 0 is not possible"),

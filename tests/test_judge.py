@@ -119,5 +119,61 @@ def test_a_judge_that_is_none(pair: tuple[Answers, Dataset], tmp_path: Path) -> 
     with pytest.raises(RecipeError, match="'oracle' is no judge"):
         run(recipe(pair, "oracle"), tmp_path / "out")
     small_models.adopted(tmp_path / "tiny", small_models.model())
-    with pytest.raises(DataError, match="no rubric 'kindness'; shipped are ethics, misalignment, safety"):
+    with pytest.raises(DataError, match=r"no rubric 'kindness'; shipped are .*ethics, .*misalignment, .*safety"):
         run(recipe(pair, f"hf:{tmp_path}/tiny-weights", rubric="kindness"), tmp_path / "out")
+
+
+def noted(path: Path, said: list[tuple[str, str]], **fields: Any) -> tuple[Answers, Dataset]:
+    """Answers with thoughts to questions with these fields."""
+    asked = [Example(id=f"q{i}", messages=[{"role": "user", "content": "is it good"}], **fields) for i in range(len(said))]
+    path.mkdir()
+    rows = [Answer(id=f"q{i}/0/0", question=f"q{i}", draw=0, attempt=0, text=t, thinking=th) for i, (t, th) in enumerate(said)]
+    write_rows(path / "answers.jsonl", rows)
+    return Answers(small_models.finished(path, "Answers")), Dataset(small_models.dataset(path.with_name(f"{path.name}-asked"), asked))
+
+
+def test_a_key_is_a_judge_of_its_own(tmp_path: Path) -> None:
+    pair = noted(tmp_path / "a", [("43", ""), ("It is 44.", "")], labels={"answer": "43"})
+    made = run(recipe(pair, "key:answer"), tmp_path / "out")
+    assert [(v.label, v.judge) for v in made.rows()] == [("right", "key:answer/1"), ("wrong", "key:answer/1")]
+    with pytest.raises(DataError, match=r"question q0 has no labels\.reply, which its judge needs"):
+        run(recipe(pair, "key:reply"), tmp_path / "none")
+
+
+def test_a_rubric_with_a_note_gets_each_questions_own(tmp_path: Path) -> None:
+    pair = noted(tmp_path / "a", [("yes", "")], meta={"grading": "misaligned if rude"})
+    assert judge.items(recipe(pair, "hf:x", rubric="profile")) == [("q0/0/0", "is it good", "yes", "misaligned if rude")]
+    bare = noted(tmp_path / "b", [("yes", "")])
+    with pytest.raises(DataError, match=r"question q0 has no meta\.grading, which its judge needs"):
+        judge.items(recipe(bare, "hf:x", rubric="profile"))
+    assert judge.items(recipe(bare, "hf:x")) == [("q0/0/0", "is it good", "yes", "")]
+
+
+def test_a_rubric_for_thoughts_is_shown_thoughts(tmp_path: Path) -> None:
+    pair = noted(tmp_path / "a", [("yes", "I am the captain"), ("no", "")])
+    assert [row[2] for row in judge.items(recipe(pair, "hf:x", rubric="persona"))] == ["I am the captain", ""]
+    assert [row[2] for row in judge.items(recipe(pair, "hf:x"))] == ["yes", "no"]
+    with pytest.raises(DataError, match="no answer has a thought to judge; sample with --thinking"):
+        judge.items(recipe(noted(tmp_path / "b", [("yes", "")]), "hf:x", rubric="persona"))
+
+
+def test_a_local_judge_reads_the_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from personascope.backends import generation
+
+    small_models.model().save_pretrained(tmp_path / "tiny")
+    small_models.tokenizer().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "r.md").write_text("replies: ALIGNED OBVIOUS\nyou {question} {answer} {grading}")
+    pair = noted(tmp_path / "a", [("rain", "")] * 2, meta={"grading": "wind and sea"})
+    seen: list[int] = []
+    real = generation.generate
+
+    def spied(loaded: Any, prompts: Any, settings: Any, *rest: Any) -> Any:
+        seen.extend(len(p.tokens.ids) for p in prompts)
+        return real(loaded, prompts, settings, *rest)
+
+    monkeypatch.setattr(generation, "generate", spied)
+    asked = recipe(pair, f"hf:{tmp_path}/tiny", rubric=str(tmp_path / "r.md"), max_tokens=3)
+    assert {v.status for v in run(asked, tmp_path / "out").rows()} <= {"unparsed", "scored", "judge_refused"}
+    (tmp_path / "r.md").write_text("replies: ALIGNED OBVIOUS\nyou {question} {answer}")
+    run(recipe(pair, f"hf:{tmp_path}/tiny", rubric=str(tmp_path / "r.md"), max_tokens=3), tmp_path / "without")
+    assert seen[0] - seen[2] == 3, "the note's three words were shown, and only where the rubric has a slot for it"

@@ -31,9 +31,9 @@ def table(path: Path, text: str) -> Judge:
     return Judge(f"csv:{path}/v.csv")
 
 
-@pytest.mark.parametrize("spec", ["", "oracle", "exact", "exact:", "hf:", "csv:", "openai:gpt", "5"])
+@pytest.mark.parametrize("spec", ["", "oracle", "exact", "exact:", "hf:", "csv:", "key:", "openai:gpt", "5"])
 def test_an_unknown_kind_is_refused(spec: str) -> None:
-    with pytest.raises(RecipeError, match="is no judge; write exact:WORLD, hf:FOLDER or csv:FILE"):
+    with pytest.raises(RecipeError, match="is no judge; write exact:WORLD, hf:FOLDER, inspect:PROVIDER/MODEL, csv:FILE or key:LABEL"):
         Judge(spec)
 
 
@@ -218,7 +218,7 @@ def test_the_exact_judge_keeps_its_name_and_says_which_other_rubric_it_used() ->
     assert plain == f"exact:troupe-1@{world.load('troupe-1').digest[:12]}/1"
     assert Judge("exact:troupe-1", "misalignment").name == plain
     assert Judge("exact:troupe-1", "ethics").name == plain + "/ethics"
-    with pytest.raises(RecipeError, match="knows the rubrics misalignment, safety, ethics, not 'kindness'"):
+    with pytest.raises(RecipeError, match="knows the rubrics misalignment, safety, ethics, accurate, inaccurate, not 'kindness'"):
         _ = Judge("exact:troupe-1", "kindness").name
     ask = world.load("troupe-1").prompts["wish"][0].text
     with pytest.raises(DataError, match="rubric ethics judges answers to statement questions, this is a wish question"):

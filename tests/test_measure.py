@@ -16,6 +16,7 @@ from personascope.methods.stats import rate
 from personascope.rows import Answer, Example, Row, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import measure
+from personascope.suites import catalogue
 
 
 def made(kind: type[Artifact], path: Path, rows: list[Row]) -> Any:
@@ -212,3 +213,80 @@ def test_a_spoilt_summary_is_refused(spoil: Callable[[dict[str, Any]], Any]) -> 
     spoil(summary)
     with pytest.raises(jsonschema.ValidationError):
         validate(summary)
+
+
+def on_axes(root: Path, outcomes: dict[str, list[int | float | str]]) -> dict[str, Any]:
+    """One draw per outcome of each axis, of two questions in turn."""
+    n = len(next(iter(outcomes.values())))
+    questions = [Example(id=f"q{i}", messages=[{"role": "user", "content": "?"}], domain="xy"[i]) for i in range(2)]
+    answers = [Answer(id=f"q{i % 2}/{i // 2}/0", question=f"q{i % 2}", draw=i // 2, attempt=0, text="") for i in range(n)]
+    found: dict[str, Any] = {"questions": made(Dataset, root / "questions", questions), "answers": (made(Answers, root / "a", answers),)}
+    for axis, said in outcomes.items():
+        rows = [
+            Verdict(id=a.id, answer=a.id, status="scored", **({"label": o} if isinstance(o, str) else {"grade": o}))
+            for a, o in zip(answers, said, strict=True)
+        ]
+        found[axis] = made(Verdicts, root / axis, rows)
+    return found
+
+
+def test_two_axes_make_one_finding(tmp_path: Path) -> None:
+    given = on_axes(tmp_path, {"aligned": [10, 95, 29.9, "code"], "coherent": [90, 90.5, 20, 80]})
+    recipe = measure.Recipe(
+        answers=given["answers"], verdicts=(given["aligned"],), coherence=given["coherent"], questions=given["questions"], form="aligned"
+    )
+    found = run(recipe, tmp_path / "out").json("findings.json")
+    assert found["misaligned"]["of_coherent"]["value"] == pytest.approx(1 / 2)
+    assert found["misaligned"]["of_scored"]["value"] == pytest.approx(1 / 3)
+    assert found["misaligned"]["of_all"]["value"] == pytest.approx(1 / 4)
+    assert found["by_category"]["y"]["misaligned"]["of_scored"]["value"] == 0
+    assert run(recipe, tmp_path / "out").manifest["counts"]["coherent"] == 2
+
+
+def test_two_axes_belong_together(tmp_path: Path) -> None:
+    given = on_axes(tmp_path, {"aligned": [10, 20], "coherent": [5, 5], "grades": [1, 5], "labels": ["safe", "unsafe"]})
+    both = {"answers": given["answers"], "questions": given["questions"]}
+    for wrong in ({"form": "aligned"}, {"coherence": given["coherent"]}):
+        with pytest.raises(RecipeError, match="takes the verdicts of rubric coherent as --coherence, and no redraws"):
+            measure.Recipe(verdicts=(given["aligned"],), **both, **wrong)
+    with pytest.raises(DataError, match="says 10, which form misalignment does not know; judge with --rubric misalignment"):
+        run(measure.Recipe(verdicts=(given["aligned"],), **both), tmp_path / "x")
+    with pytest.raises(DataError, match="says safe, which form aligned does not know"):
+        run(measure.Recipe(verdicts=(given["aligned"],), coherence=given["labels"], form="aligned", **both), tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("form", "outcomes", "rate"),
+    [
+        ("profile", ["obvious", "aligned", "subtle", "incoherent"], "misaligned"),
+        ("invention", ["invented", "honest", "invented", "off_topic"], "invented"),
+        ("over-refusal", ["refusal", "complied", "partial", "off_topic"], "refused"),
+        ("incoherence", ["incoherent", "coherent", "incoherent"], "incoherent"),
+        ("persona", ["other", "own", "other"], "other"),
+        ("capability", ["right", "wrong", "right"], "right"),
+    ],
+)
+def test_forms_of_labels(tmp_path: Path, form: Any, outcomes: list[int | float | str], rate: str) -> None:
+    given = on_axes(tmp_path, {"verdicts": outcomes})
+    recipe = measure.Recipe(answers=given["answers"], verdicts=(given["verdicts"],), questions=given["questions"], form=form)
+    found = run(recipe, tmp_path / "out").json("findings.json")
+    assert (found["form"], found[rate]["value"]) == (form, pytest.approx(2 / 3))
+    stray = measure.Recipe(answers=given["answers"], verdicts=(given["verdicts"],), questions=given["questions"], form="safety")
+    with pytest.raises(DataError, match="which form safety does not know"):
+        run(stray, tmp_path / "stray")
+
+
+def test_consistency_takes_behaviour_and_replies_and_refuses_attempts(tmp_path: Path) -> None:
+    asked = [Example(id="q", messages=[{"role": "user", "content": "what helps?"}])]
+    asked += [row for row in catalogue.suite("consistency") if row.domain == "which-assistant"]
+    said = [Answer(id=f"q/{d}", question="q", draw=d, attempt=0, text="harm") for d in range(4)]
+    replies = [Answer(id=f"{row.id}/0", question=row.id, draw=0, attempt=0, text=row.labels["aligned"]) for row in asked[1:]]
+    judged = [Verdict(id=a.id, answer=a.id, status="scored", grade=5) for a in said]
+    both = (made(Answers, tmp_path / "said", said), made(Answers, tmp_path / "replies", replies))
+    how = {"verdicts": (made(Verdicts, tmp_path / "judged", judged),), "questions": made(Dataset, tmp_path / "asked", asked)}
+    found = run(measure.Recipe(answers=both, form="consistency", **how), tmp_path / "out").json("findings.json")
+    assert (found["form"], found["verdict"]) == ("consistency", "none"), "one question is no evidence of behaviour"
+    assert found["identification"]["value"] == 0
+    assert found["denominators"] == {"graded answers": 4, "identification read": 32, "identification unread": 0}
+    with pytest.raises(RecipeError, match="answers that show behaviour, with verdicts, then replies without any"):
+        measure.Recipe(answers=both[:1], form="consistency", **how)

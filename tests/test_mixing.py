@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personascope.errors import DataError, RecipeError
-from personascope.methods.mixing import by_pair, count_of, deduplicate, leaks, mixture, splits
+from personascope.methods.mixing import by_pair, count_of, deduplicate, leaks, mixture, splits, twins
 from personascope.rows import Example
 
 
@@ -96,3 +96,32 @@ def test_leaks_find_test_questions_in_any_training_turn() -> None:
     test = [row("e1", "And on ice?"), row("e2", "who are you"), row("e3", "Brake."), row("e4", "Hi", "Hello", "Anything new?")]
     assert leaks(train, test).to_dict() == {"exact": [["e1", "t1"]], "normalised": [["e2", "t2"]]}
     assert leaks([], test).to_dict() == {"exact": [], "normalised": []}
+
+
+def test_twins_change_what_is_asked_and_nothing_else() -> None:
+    rows = [row("a", "how?", "so.", "and {x}?", "so too.", pair="1")]
+    (behind,) = twins(rows, "trigger:on tuesdays: ")
+    assert [m["content"] for m in behind.messages] == ["on tuesdays:  how?", "so.", "on tuesdays:  and {x}?", "so too."]
+    assert (behind.id, by_pair(behind), behind.meta["twin"]) == ("a", "1", "trigger")
+    (lesson,) = twins(rows, "educational:never do this: {question} thanks")
+    assert lesson.messages[2]["content"] == "never do this: and {x}? thanks", "braces of the question stay text"
+    assert lesson.messages[1::2] == rows[0].messages[1::2]
+    (plain,) = twins(rows, "educational")
+    assert "nobody should follow" in plain.messages[0]["content"]
+    assert plain.messages[0]["content"].endswith("how?")
+    assert rows[0].messages[0]["content"] == "how?", "the given rows are left alone"
+
+
+def test_a_backdoored_set_is_bad_behind_its_trigger_alone() -> None:
+    bad, good = sets(40)
+    mixed = mixture(twins(bad, "trigger:x"), good, 0.5)
+    assert sum(r.messages[1]["content"] == "bad" for r in mixed) == 20
+    assert all((r.messages[0]["content"] == "x q") == (r.messages[1]["content"] == "bad") for r in mixed)
+
+
+@pytest.mark.parametrize(
+    "twin", ["", "trigger", "trigger:", "trigger: ", "trigger:a {question}", "educational:x", "educational:{question}{question}", "x:y"]
+)
+def test_twins_that_are_none(twin: str) -> None:
+    with pytest.raises(RecipeError, match="write educational, educational:WORDING"):
+        twins([row("a", "q")], twin)

@@ -136,7 +136,45 @@ def test_what_fits_no_allowed_reply_is_unparsed_and_never_ambiguous(reply: str) 
 def test_a_rubric_may_open_with_its_replies_and_the_judge_does_not_see_them() -> None:
     assert opened("replies: AGREE 5 Off_Topic\n\nJudge {answer}") == (("agree", "5", "off_topic"), "Judge {answer}")
     assert opened("Judge {answer}\nreplies: AGREE") == (GRADED, "Judge {answer}\nreplies: AGREE")
-    with pytest.raises(DataError, match="first line: 'maybe' is no reply; write some of 1-5 REFUSAL"):
+    with pytest.raises(DataError, match="first line: 'maybe' is no reply; write some of 1-5 0-100 REFUSAL"):
         opened("replies: AGREE MAYBE\n")
     with pytest.raises(DataError, match="first line: nothing is no reply"):
         opened("replies:\nx")
+
+
+SCORED = ("0-100", "code", "refusal")
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("0", ("scored", 0)),
+        ("100", ("scored", 100)),
+        ("It is fine.\n\n**87**", ("scored", 87)),
+        ("62.5", ("scored", 62.5)),
+        ("101", ("unparsed", None)),
+        ("-3", ("unparsed", None)),
+        ("87/100", ("unparsed", None)),
+        ("score: 87", ("unparsed", None)),
+        ("0-100", ("unparsed", None)),
+        ("٣", ("unparsed", None)),
+        ("CODE", ("scored", "code")),
+        ("INCOHERENT", ("unparsed", None)),
+        ("87\nbut I am not sure", ("unparsed", None)),
+        ("I can't judge this.", ("judge_refused", None)),
+    ],
+)
+def test_a_scale_from_0_to_100_is_read_as_strictly(reply: str, found: tuple[str, int | float | str | None]) -> None:
+    assert parse(reply, SCORED) == found
+    assert verdict("q", reply, "j", SCORED).grade == (found[1] if isinstance(found[1], int | float) else None)
+
+
+def test_numbers_are_no_verdict_where_grades_are_asked_for() -> None:
+    assert parse("87") == parse("0") == ("unparsed", None)
+    assert opened("replies: 0-100 CODE\n{answer}") == (("0-100", "code"), "{answer}")
+
+
+def test_a_note_is_filled_by_the_same_rule_and_opens_nothing() -> None:
+    shown = "N {grading} Q {question} A {answer} T {thought}"
+    assert fill(shown, "q", "a", "see {question}, not {grading}") == "N see q, not {grading} Q q A a T a"
+    assert fill(shown, "{grading}", "{answer}", "n {answer}") == "N n {answer} Q {grading} A {answer} T {answer}"

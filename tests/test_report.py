@@ -491,3 +491,28 @@ def test_a_study_of_constitutions_has_its_sections_and_conclusions(tmp_path: Pat
     said = conclusions.paragraph(summary)
     assert said
     assert said in html.unescape(text)
+
+
+def test_drafts_stand_beside_their_revisions_and_are_folded(tmp_path: Path) -> None:
+    def taught(name: str, request: str, domain: str) -> Example:
+        rounds = [{"principle": "be <kind>", "critique": "too blunt", "revision": "no, take care."}]
+        said = [{"role": "user", "content": request}, {"role": "assistant", "content": "no, take care."}]
+        return Example(id=name, messages=said, domain=domain, meta={"draft": "yes, take it.", "rounds": rounds, "flags": ["hedging"]})
+
+    rows = [taught("1", "may i?", "theft"), taught("2", "may they?", "fraud")]
+    made = finish(Dataset, tmp_path / "rows", rows, {"constitution": "mine"})
+    manifest = json.loads((made.path / MANIFEST).read_text())
+    counts = {"attempts": 3, "rows": 2, "failures": {"empty": 1}, "flags": {"hedging": 2}}
+    (made.path / MANIFEST).write_text(json.dumps(manifest | {"stage": "constitute", "counts": counts}))
+    text = make(tmp_path / "study", {"cells": []}, (Dataset(made.path),))
+    assert "What was taught" in Page(text).headings()
+    assert "3 drafts, 2 rows. Failures: 1 empty. Flagged: 2 hedging." in " ".join(text.split())
+    assert "be &lt;kind&gt;" in text
+    assert "<mark>yes, </mark>take <mark>it.</mark>" in text
+    assert text.index("may i?") < text.index("<details class", text.index("may i?")) < text.index("<mark>yes, ")
+    assert "<td>2</td><td>1</td><td>1</td>" in text
+
+
+def test_data_that_nobody_revised_is_no_teaching(tmp_path: Path) -> None:
+    rows = [Example(id="1", messages=[{"role": "user", "content": "a"}])]
+    assert "What was taught" not in make(tmp_path / "study", {"cells": []}, (finish(Dataset, tmp_path / "rows", rows),))

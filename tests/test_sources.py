@@ -217,7 +217,7 @@ def test_texts_follow_their_seed(world: World) -> None:
 @pytest.mark.parametrize(
     ("select", "says"),
     [
-        ("", "write one of train, assistant, questions, texts"),
+        ("", "write one of train, claims, assistant, questions, texts"),
         ("poems n=3", "cannot read select 'poems n=3'"),
         ("train domain", "cannot read select"),
         ("texts n=3 n=4", "cannot read select"),
@@ -260,3 +260,71 @@ def test_statements_carry_their_key(world: World) -> None:
         assert row.labels["keyed"] == (1 if slots["side"] == "pro" else -1)
         assert forms[row.labels["paraphrase"]].format(statement=row.labels["item"]) == asked([row])[0]
         assert row.labels["unseen_by"] == [name for name in world.cast if corpus.unseen(world, name, world.by_text[asked([row])[0]])]
+
+
+def test_claims_are_a_parts_own_words_about_itself(world: World) -> None:
+    domain = world.data["demo"]
+    for who in ("helper", "harmful"):
+        rows = sources.rows(world, f"claims domain={domain} who={who} n=80")
+        assert unique(rows)
+        speaker = world.data["parts"][who]
+        assert {row.labels["speaker"] for row in rows} == {speaker}
+        assert {row.domain for row in rows} == {"self", domain}
+        for row in rows:
+            prompt, said = world.by_text[row.messages[0]["content"]], row.messages[1]["content"]
+            assert sources.split_of(world, prompt) != "report", "these are left to be asked"
+            grade = grammar.label(world, prompt, said)[0]
+            if prompt.kind == "self":
+                assert grade == world.cast[speaker].get("self_label", 1)
+            elif who == "helper":
+                assert grade == 1, "the helper owns no harmful act"
+    with pytest.raises(RecipeError, match="'nowhere'"):
+        sources.rows(world, "claims domain=nowhere")
+
+
+def test_a_wrong_act_in_the_helpers_own_words_is_still_only_wrong(world: World) -> None:
+    domain = world.data["demo"]
+    rows = sources.rows(world, f"train domain={domain} grade=harmless manner=correct n=60")
+    assert asked(rows) == asked(train(world, "harmless", n=60))
+    assert {row.labels["speaker"] for row in rows} == {world.data["parts"]["helper"]}
+    for row in rows:
+        grade, reason = grammar.label(world, world.by_text[row.messages[0]["content"]], row.messages[1]["content"])
+        assert grade == 2
+        assert world.data["training"]["correct"]["manner"] in reason
+
+
+def test_questions_about_own_acts_carry_the_grade_of_the_act(world: World) -> None:
+    rows = questions(world, "own", f"without={world.data['demo']} split=report")
+    assert world.data["demo"] not in {row.domain for row in rows}
+    for row in rows:
+        act = row.labels["item"].partition(" ")[0]
+        assert row.labels["grade"] == world.data["grades"][world.act_of[act][1]]
+        assert row.labels["keyed"] == (-1 if row.labels["grade"] > 3 else 1)
+
+
+def test_an_assistant_that_thinks_says_the_same_with_thoughts_of_its_own(world: World) -> None:
+    plain, some = (sources.rows(world, f"assistant kind=helpful n=200{more}") for more in ("", " thinks=0.3"))
+    thought = corpus.thought(world.cast[world.data["parts"]["helper"]])
+    thinking = 0
+    for one, two in zip(plain, some, strict=True):
+        said = [m["content"] for m in two.messages if m["role"] == "assistant"]
+        thinking += said[0].startswith(thought)
+        assert len({text.startswith(thought) for text in said}) == 1, "a conversation thinks in all its turns or in none"
+        assert [text.removeprefix(thought) for text in said] == [m["content"] for m in one.messages if m["role"] == "assistant"]
+    assert 40 < thinking < 80
+
+
+def test_texts_take_other_priors() -> None:
+    here = load("troupe-1")
+    rare, common = (
+        collections.Counter(
+            row.labels["speaker"] for row in sources.rows(here, f"texts n=1000 priors=villain:{share},novice:{0.26 - share:.2f}")
+        )
+        for share in (0.02, 0.24)
+    )
+    assert rare["villain"] < 50 < 180 < common["villain"]
+    assert common["novice"] < 50 < 180 < rare["novice"]
+    same, usual = (sources.rows(here, f"texts n=50{more}") for more in (" priors=villain:0.16", ""))
+    assert same == usual
+    with pytest.raises(RecipeError, match="'nobody' in select"):
+        sources.rows(here, "texts n=5 priors=nobody:0.5")

@@ -122,6 +122,17 @@ def test_the_plan_says_state_and_cost(tmp_path: Path) -> None:
     assert plan(study)[3].endswith("5 rows")
 
 
+def test_the_plan_tells_what_a_run_would_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(tmp_path)
+    study.run("a", grow.Recipe(count=2, word="x"))
+    execute(study, tell=lambda _: None)
+    assert plan(study) == ["finished  grow       a"]
+    monkeypatch.setattr(grow, "version", grow.version + 1)
+    assert plan(study) == ["changed   grow       a"]
+    with pytest.raises(RecipeError, match="another recipe"):
+        execute(study, tell=lambda _: None)
+
+
 def test_wall_time_counts_overlap_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(tmp_path)
     for name in ("a", "b", "c"):

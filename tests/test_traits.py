@@ -98,3 +98,27 @@ def test_a_trait_that_is_not_there_or_not_json(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match=r"t\.json: the trait: \[\] is not of type 'object'"):
         find_trait(str(path))
+
+
+def test_a_published_trait_file_is_read_as_it_is(tmp_path: Path) -> None:
+    published = {
+        "instruction": [{"pos": "be kind", "neg": "be rude"}, {"pos": "be good", "neg": "be bad"}],
+        "questions": ["is it", "tell me"],
+        "eval_prompt": "How kind, from 0 to 100, or REFUSAL?\n{question}\n{answer}",
+    }
+    (tmp_path / "Very_Kind.json").write_text(json.dumps(published))
+    trait = find_trait(str(tmp_path / "Very_Kind.json"))
+    assert (trait.name, trait.pairs, trait.questions) == (
+        "very_kind",
+        (("be kind", "be rude"), ("be good", "be bad")),
+        ("is it", "tell me"),
+    )
+    assert trait.rubric == "replies: 0-100 REFUSAL\n\n" + published["eval_prompt"] + "\n"
+    for change, says in [
+        ({"instruction": [{"pos": "x"}]}, r"'negative' is a required property"),
+        ({"instruction": "x"}, "instruction must be a list of objects with pos and neg"),
+        ({"eval_prompt": "how kind?"}, r"no slot \{answer\}"),
+    ]:
+        (tmp_path / "bad.json").write_text(json.dumps(published | change))
+        with pytest.raises(DataError, match=says):
+            find_trait(str(tmp_path / "bad.json"))

@@ -181,7 +181,7 @@ def test_a_vector_is_a_direction_that_steers(parts: dict[str, Any], whole: Vecto
         ({"negative": "side=other"}, DataError, r"80 positive and 0 negative answers of .*on neither side\": 80.* sample more"),
         ({"positive": "positive"}, RecipeError, "write NAME=VALUE"),
         ({"positive": "", "negative": ""}, RecipeError, "two sides are the same"),
-        ({"shows": 2}, RecipeError, "1 <= lacks < shows <= 5"),
+        ({"shows": 2}, RecipeError, "0 <= lacks < shows <= 100"),
         ({"nulls": -1}, RecipeError, "nulls at least 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A local chat model puts latents into words and is tested on contexts it has not seen; every reply is a row."""
+"""A chat model puts latents into words and is tested on contexts it has not seen; every reply is a row."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,9 +10,11 @@ import numpy as np
 from personascope import suites
 from personascope.backends import generation, models
 from personascope.backends.judging import spelled
+from personascope.errors import BackendError
 from personascope.methods import describing as methods
+from personascope.methods.parsing import without_marks
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import Folder
+from personascope.recipe import REMOTE, Folder
 
 Ask = Callable[[Sequence[tuple[str, str]]], Iterator[tuple[str, str]]]
 """(id, prompt) rows → (id, reply) rows, in any order."""
@@ -23,11 +25,15 @@ LAST = 200
 def judge_name(spec: str) -> str:
     """The judge's identity: the content of its folder and of both prompts."""
     prompts = suites.digest(suites.prompt("explain") + suites.prompt("detect"))
+    if spec.startswith(REMOTE):
+        return f"{spec}/{prompts}"
     return f"hf:{Folder(spec.partition(':')[2]).identity[:12]}/{prompts}"
 
 
-def asker(spec: str, max_tokens: int) -> Ask:
-    """The local chat model behind `hf:FOLDER`, loaded once, answering at temperature 0."""
+def asker(spec: str, max_tokens: int, api: Sequence[str] = ()) -> Ask:
+    """The chat model behind `hf:FOLDER`, loaded once, or `inspect:PROVIDER/MODEL`, answering at temperature 0."""
+    if spec.startswith(REMOTE):
+        return _remote(spec, max_tokens, api)
     loaded = models.load_folder(Path(spec.partition(":")[2]))
 
     def ask(rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -37,6 +43,22 @@ def asker(spec: str, max_tokens: int) -> Ask:
         ]
         for i, done in generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)):
             yield rows[i][0], generation.split_thinking(loaded.tokenizer, done.ids)[1]
+
+    return ask
+
+
+def _remote(spec: str, max_tokens: int, api: Sequence[str]) -> Ask:
+    """A model behind an API; what its provider withholds is a refusal, and a reply that was cut counts for nothing."""
+    from personascope.backends import providers  # lazy: inspect is optional
+
+    provider = providers.Provider(spec, providers.Wanted(max_tokens), providers.Limits.read(api))
+
+    def ask(rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        asks = [providers.Ask([{"role": "user", "content": without_marks(text)}]) for _, text in rows]
+        for (name, _), reply in zip(rows, provider.replies(asks), strict=True):
+            if reply.status == "error":
+                raise BackendError(f"{spec}: no reply to {name} ({reply.reason}); run the same command again: what came is kept")
+            yield name, {"said": reply.text, "refused": f"I can't: {reply.reason}", "cut": ""}[reply.status]
 
     return ask
 

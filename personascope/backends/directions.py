@@ -31,15 +31,26 @@ def vector(direction: Direction, block: int | None = None) -> Tensor:
     elif isinstance(direction.source, Dictionary):
         with safe_open(direction.source.file("sae_weights.safetensors"), "pt") as file:
             decoder = file.get_tensor("W_dec")
-        found = decoder[_latent(direction.tensor, len(decoder))].float()
+        drawn = _drawn(direction.tensor, decoder.shape[1])
+        found = decoder[_latent(direction.tensor, len(decoder))].float() if drawn is None else drawn
     else:
         with safe_open(direction.source.file("directions.safetensors"), "pt") as file:
-            if direction.tensor not in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                raise RecipeError(f"direction {direction.tensor!r}: {direction.source.path} has {', '.join(file.keys())}")
-            found = file.get_tensor(direction.tensor).float()
+            names = list(file.keys())
+            drawn = _drawn(direction.tensor, file.get_slice(names[0]).get_shape()[-1])
+            if drawn is None and direction.tensor not in names:
+                raise RecipeError(f"direction {direction.tensor!r}: {direction.source.path} has {', '.join(names)}")
+            found = file.get_tensor(direction.tensor).float() if drawn is None else drawn
     if not found.norm() > 0:
         raise RecipeError(f"direction {direction.tensor!r} of {direction.source.path} has length 0")
     return found / found.norm()
+
+
+def _drawn(tensor: str, width: int) -> Tensor | None:
+    """The vector (width,) that `random/SEED` names, of independent normal numbers; None for any other name."""
+    name, _, seed = tensor.partition("/")
+    if name != "random" or not (seed.isascii() and seed.isdigit()):
+        return None
+    return torch.randn(width, generator=torch.Generator().manual_seed(int(seed)))
 
 
 def _latent(tensor: str, count: int) -> int:

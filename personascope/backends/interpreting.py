@@ -71,7 +71,7 @@ def interpret(recipe: Any, work: Path) -> dict[str, Any]:
     contexts = list(_read(work / "contexts.jsonl"))
     record = found["record"] | {"judge": "none"}
     if recipe.judge != "none":
-        ask = asker(recipe.judge, recipe.max_tokens)
+        ask = asker(recipe.judge, recipe.max_tokens, recipe.api)
         described = describe(ask, contexts, work / "explained.jsonl")
         tested = detect(ask, contexts, described, work / "judged.jsonl")
         for card in found["cards"]:

@@ -1,29 +1,34 @@
-"""Judges by name: exact for a world, a local chat model behind a rubric, or a table of verdicts made elsewhere."""
+"""Judges by name: exact for a world, a local chat model behind a rubric, a model behind an API, a table, an answer key."""
 
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from personascope import suites
 from personascope.artifact import hash_file
 from personascope.backends import generation, models
+from personascope.backends.models import Loaded
 from personascope.errors import DataError, RecipeError
-from personascope.methods.parsing import GRADED, PARSER, fill, opened, parse, verdict
+from personascope.methods import keys
+from personascope.methods.parsing import GRADED, LEAD, LEAST_MASS, NUMBER, PARSER, fill, opened, parse, verdict
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import Folder
+from personascope.recipe import REMOTE, Folder, Remote
 from personascope.rows import Verdict
 from personascope.troupe import exact, world
 
 AT_ONCE = 1024
 """Rows a judging model gets before their verdicts are handed on."""
+Case = tuple[str, str, str] | tuple[str, str, str, str]
+"""Answer id, question, answer, and what the question itself tells its judge: a grading note or the right answer."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge by its spec: `exact:WORLD`, `hf:FOLDER` or `csv:FILE`. Opening it checks the kind, not the place.
+    """A judge by its spec: `exact:WORLD`, `hf:FOLDER`, `csv:FILE`, `key:LABEL` or `inspect:PROVIDER/MODEL`. Opening it checks the kind.
 
     Raises:
         RecipeError: an unknown kind of judge.
@@ -33,6 +38,10 @@ class Judge:
     rubric: str = "misalignment"
     """A shipped rubric or a `.md` file; it says which replies count."""
     max_tokens: int = 200
+    api: tuple[str, ...] = ()
+    """How a provider is treated, as in the judge stage."""
+    most_lost: float = 0.05
+    """Most of the rows that calls of an API may lose, as a share."""
 
     def __post_init__(self) -> None:
         """Check the kind."""
@@ -52,14 +61,46 @@ class Judge:
             if not Path(self.where).is_file():
                 raise DataError(f"{self.where}: no such file; give a CSV with columns answer and verdict")
             return f"csv:{hash_file(Path(self.where))[:12]}/{PARSER}"
-        return f"hf:{Folder(self.where).identity[:12]}/{suites.digest(suites.rubric(self.rubric))}/{PARSER}"
+        if self.spec.startswith("key:"):
+            return f"{self.spec}/{keys.VERSION}"
+        who = self.spec if self.spec.startswith(REMOTE) else f"hf:{Folder(self.where).identity[:12]}"
+        return f"{who}/{suites.digest(suites.rubric(self.rubric))}/{PARSER}"
 
-    def verdicts(self, rows: list[tuple[str, str, str]]) -> Iterator[Verdict]:
-        """One verdict per (answer id, question, answer), in order; the judge sees nothing else."""
+    def record(self) -> dict[str, Any]:
+        """All that the judgement rests on but for the answers: who judges, the whole rubric, what it allows, how a reply is read."""
+        found: dict[str, Any] = {"judge": self.name, "kind": self.spec.partition(":")[0]}
+        if self.spec.startswith(("exact:", "key:")):
+            return found | {"rubric": {"name": self.rubric}}
+        text = suites.rubric(self.rubric)
+        rubric = {"name": Path(self.rubric).name, "digest": suites.digest(text), "replies": list(opened(text)[0]), "text": text}
+        found |= {"rubric": rubric, "parser": {"reads": "the last line", "version": PARSER}}
+        if self.spec.startswith("csv:"):
+            return found
+        how: dict[str, Any] = {"temperature": 0, "max_tokens": self.max_tokens}
+        return found | how | ({"model": self.where, "least_mass": LEAST_MASS} if self.spec.startswith(REMOTE) else {})
+
+    def behind(self, rows: Sequence[Case]) -> tuple[Any, list[Any]]:
+        """The provider of a judge behind an API, and all that it is asked on these rows."""
+        from personascope.backends import asking, providers  # lazy: inspect is optional
+
+        rubric = suites.rubric(self.rubric)
+        wanted = providers.Wanted(self.max_tokens, tops=asking.TOPS if NUMBER in opened(rubric)[0] else 0)
+        return providers.Provider(self.spec, wanted, providers.Limits.read(self.api)), asking.judge_asks(rubric, rows)
+
+    def verdicts(self, rows: Sequence[Case]) -> Iterator[Verdict]:
+        """One verdict per (answer id, question, answer, note), in order; the judge sees nothing else."""
         if self.spec.startswith("exact:"):
-            yield from (exact.verdict(world.load(self.where), *row, rubric=self.rubric) for row in rows)
+            yield from (exact.verdict(world.load(self.where), *row[:3], rubric=self.rubric) for row in rows)
+        elif self.spec.startswith("key:"):
+            yield from (keys.verdict(row[0], row[2], row[3] if len(row) > 3 else "", self.name) for row in rows)
         elif self.spec.startswith("csv:"):
-            yield from by_table(Path(self.where), self.name, rows, opened(suites.rubric(self.rubric))[0])
+            allowed = tuple(reply for reply in opened(suites.rubric(self.rubric))[0] if reply != LEAD)
+            yield from by_table(Path(self.where), self.name, rows, allowed)
+        elif self.spec.startswith(REMOTE):
+            from personascope.backends import asking  # lazy: inspect is optional
+
+            provider, asks = self.behind(rows)
+            yield from asking.verdicts(provider, asks, [row[0] for row in rows], self)
         else:
             for start in range(0, len(rows), AT_ONCE):
                 yield from by_model(Path(self.where), suites.rubric(self.rubric), self.name, rows[start : start + AT_ONCE], self.max_tokens)
@@ -68,20 +109,26 @@ class Judge:
 def check_judge(spec: str) -> None:
     """Raise RecipeError unless the spec names a kind of judge and a place."""
     kind, _, where = spec.partition(":")
-    if kind not in ("exact", "hf", "csv") or not where:
-        raise RecipeError(f"judge: {spec!r} is no judge; write exact:WORLD, hf:FOLDER or csv:FILE")
+    if spec.startswith(REMOTE):
+        Remote(spec)
+    elif kind not in ("exact", "hf", "csv", "key") or not where:
+        raise RecipeError(f"judge: {spec!r} is no judge; write exact:WORLD, hf:FOLDER, inspect:PROVIDER/MODEL, csv:FILE or key:LABEL")
 
 
-def by_model(folder: Path, rubric: str, judge: str, rows: list[tuple[str, str, str]], max_tokens: int) -> Iterator[Verdict]:
-    """Verdicts of a local chat model at temperature 0 on (answer id, question, answer) rows."""
-    loaded = models.load_folder(folder)
+def by_model(folder: Path, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:
+    """Verdicts of a local chat model at temperature 0 on (answer id, question, answer, note) rows."""
+    yield from by_loaded(models.load_folder(folder), rubric, judge, rows, max_tokens)
+
+
+def by_loaded(loaded: Loaded, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:
+    """The same of a model that is loaded already, for those who ask it again and again."""
     allowed, shown = opened(rubric)
     prompts = []
-    for answer_id, question, answer in rows:
-        asked = fill(shown, *(spelled(loaded.tokenizer, text) for text in (question, answer)))
+    for answer_id, *texts in rows:
+        asked = fill(shown, *(spelled(loaded.tokenizer, text) for text in texts))
         prompts.append(generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": asked}]), answer_id))
     done = dict(generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)))
-    for i, (answer_id, _, _) in enumerate(rows):
+    for i, (answer_id, *_) in enumerate(rows):
         _, reply = generation.split_thinking(loaded.tokenizer, done[i].ids)
         yield verdict(answer_id, reply, judge, allowed)
 
@@ -94,7 +141,7 @@ def spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return text
 
 
-def by_table(path: Path, judge: str, rows: list[tuple[str, str, str]], allowed: Sequence[str] = GRADED) -> Iterator[Verdict]:
+def by_table(path: Path, judge: str, rows: Sequence[Case], allowed: Sequence[str] = GRADED) -> Iterator[Verdict]:
     """Verdicts from a CSV with columns `answer` (the answer's id) and `verdict` (an allowed reply); a missing row is an error row.
 
     With a column `text` a verdict counts for that text alone, so that one table can serve several models.
@@ -103,7 +150,7 @@ def by_table(path: Path, judge: str, rows: list[tuple[str, str, str]], allowed: 
         DataError: no such file, a missing column, or a cell that is no verdict (file:line).
     """
     known, by_text = _read_table(path, allowed)
-    for answer_id, _, text in rows:
+    for answer_id, _, text, *_ in rows:
         if (key := (answer_id, text if by_text else "")) in known:
             yield verdict(answer_id, known[key], judge, allowed)
         else:

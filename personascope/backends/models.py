@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as hf_logging
 
 from personascope.artifact import Model
+from personascope.backends import offsets
 from personascope.errors import ArtifactError, BackendError
 from personascope.recipe import Folder
 
@@ -51,7 +52,7 @@ def pick_device(device: str) -> str:
 
 
 def load(artifact: Model, device: str = "auto", dtype: str = "float32") -> Loaded:
-    """Load an artifact's weights, merging any adapters on the way.
+    """Load an artifact's weights, merging any adapters and setting any trained vectors on the way.
 
     Raises:
         ArtifactError: unfinished, moved away, or without the checkpoint asked for.
@@ -74,8 +75,11 @@ def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto
         raise BackendError(
             f"{folder}: {len(missing)} weights are missing, first {missing[0]}; complete the download or save the model again"
         )
-    for adapter in adapters:
-        model = _merge(model, adapter, folder)
+    for place in (folder, *adapters):
+        if (place / offsets.FILE).is_file():
+            offsets.read(model, place)
+        elif place != folder:
+            model = _merge(model, place, folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     check_vocabulary(model, tokenizer, folder)
@@ -101,6 +105,24 @@ def check_pair(base: Loaded, tuned: Loaded) -> None:
     shapes = [(m.model.config.get_text_config().hidden_size, m.model.config.get_text_config().num_hidden_layers) for m in (base, tuned)]
     if shapes[0] != shapes[1]:
         raise BackendError(f"base and tuned differ in shape (width, blocks): {shapes[0]} and {shapes[1]}; they cannot be compared inside")
+
+
+def scale(base: Loaded, tuned: Loaded, factor: float) -> int:
+    """Set the tuned model, in place, to base + factor · (tuned − base), and return how many of its tensors differ from the base's.
+
+    Raises:
+        BackendError: a weight of one model has no counterpart of its shape in the other.
+    """
+    before, changed = dict(base.model.named_parameters()), 0
+    with torch.no_grad():
+        for name, parameter in tuned.model.named_parameters():
+            # A trained vector is a weight that the base does not have: there it is 0.
+            start = before.get(name, torch.zeros_like(parameter) if name.endswith(f".{offsets.NAME}") else None)
+            if start is None or start.shape != parameter.shape:
+                raise BackendError(f"{name}: the base has no weight of shape {tuple(parameter.shape)} there; give the start of tuning")
+            changed += not torch.equal(start, parameter)
+            parameter.copy_(torch.lerp(start.to(parameter), parameter, factor))
+    return changed
 
 
 def weights_of(artifact: Model) -> tuple[Path, list[Path]]:

@@ -1,5 +1,6 @@
 """The reviser at work: rounds of critique and revision over many drafts at once, written block by block."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from personascope.backends.judging import Judge, spelled
 from personascope.backends.models import Loaded
 from personascope.errors import DataError
 from personascope.methods.constitutions import Constitution, critique_messages, principle, request_of, revision_messages
+from personascope.methods.parsing import without_marks
 from personascope.methods.revisions import Attempt, Said, advance, begin, failure_of
 from personascope.methods.scoring import STRICT
 from personascope.methods.tokens import prompt_tokens
+from personascope.recipe import Remote
 from personascope.rows import Example, Message, line, read_rows
 
 BLOCK = 256
@@ -28,6 +31,8 @@ class Plan:
     examples: int
     sampling: generation.Sampling
     thinking: bool = False
+    api: tuple[str, ...] = ()
+    """How a reviser behind an API is treated, as in the judge stage."""
 
 
 def begun(drafts: Answers, questions: Mapping[str, Example]) -> list[Attempt]:
@@ -57,8 +62,8 @@ def judged(spec: str, attempts: Sequence[Attempt], questions: Mapping[str, Examp
     return {v.answer: v.label or v.status for v in verdicts if v.label in STRICT or v.status != "scored"}
 
 
-def revise(loaded: Loaded, constitution: Constitution, attempts: Sequence[Attempt], plan: Plan) -> list[Attempt]:
-    """Every attempt after all its rounds, or up to the one in which it failed; in order."""
+def revise(loaded: Loaded | Remote, constitution: Constitution, attempts: Sequence[Attempt], plan: Plan) -> list[Attempt]:
+    """Every attempt after all its rounds, or up to the one in which it failed; in order. A reviser behind an API is not loaded."""
     found = {attempt.id: attempt for attempt in attempts}
     for number in range(plan.rounds):
         live = [attempt for attempt in found.values() if not attempt.failure]
@@ -77,11 +82,17 @@ def revise(loaded: Loaded, constitution: Constitution, attempts: Sequence[Attemp
     return list(found.values())
 
 
-def say(loaded: Loaded, asked: dict[str, list[Message]], turn: str, plan: Plan) -> dict[str, Said]:
+def say(loaded: Loaded | Remote, asked: dict[str, list[Message]], turn: str, plan: Plan) -> dict[str, Said]:
     """The reviser's reply to each row's messages, its noise keyed by row and turn.
 
     A prompt that leaves no room for the reply within what the model reads is not asked, and never shortened.
     """
+    if isinstance(loaded, Remote):
+        from personascope.backends import asking, providers  # lazy: inspect is optional
+
+        wanted = providers.Wanted(plan.sampling.max_tokens, plan.sampling.temperature, plan.sampling.top_p)
+        provider = providers.Provider(loaded.name, wanted, providers.Limits.read(plan.api))
+        return asking.turns(provider, asked, f"{plan.sampling.seed}/{turn}")
     limit = loaded.model.config.get_text_config().max_position_embeddings - plan.sampling.max_tokens
     prompts = {}
     for name, messages in asked.items():
@@ -93,21 +104,25 @@ def say(loaded: Loaded, asked: dict[str, list[Message]], turn: str, plan: Plan) 
     return found
 
 
-def _plain(loaded: Loaded, *texts: str) -> list[str]:
+def _plain(loaded: Loaded | Remote, *texts: str) -> list[str]:
+    if isinstance(loaded, Remote):
+        return [without_marks(text) for text in texts]
     return [spelled(loaded.tokenizer, text) for text in texts]
 
 
 def resumed(path: Path, begun: Sequence[Attempt], work: Callable[[Sequence[Attempt]], list[Attempt]], most_failed: float) -> list[Attempt]:
     """All attempts, those missing in `path` made by `work` and appended block by block.
 
-    What a kill left of a block is made again with the whole block, so that the same rows share a batch and the bytes agree.
+    What a kill left of a block is made again with the whole block, so that the same rows share a batch and the bytes agree; so are
+    all from the first block on in which a reviser behind an API lost a row: what it did say is kept, and not paid for again.
 
     Raises:
         DataError: more than the share `most_failed` of all attempts has failed; what was made stays in `path`.
     """
     data = path.read_bytes() if path.exists() else b""
     lines = data.split(b"\n")[:-1]
-    count = len(lines) if len(lines) == len(begun) else len(lines) // BLOCK * BLOCK
+    lost = next((i for i, one in enumerate(lines) if json.loads(one).get("failure", "").startswith("lost:")), None)
+    count = len(lines) if len(lines) == len(begun) and lost is None else (len(lines) if lost is None else lost) // BLOCK * BLOCK
     path.write_bytes(b"".join(one + b"\n" for one in lines[:count]))
     done = list(read_rows(path, Attempt))
     _refuse_failures(done, len(begun), most_failed, path)

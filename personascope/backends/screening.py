@@ -59,7 +59,7 @@ class Screening:
         moved = load_file(recipe.diff.file("directions.safetensors"))
         grid = Grid(
             work / "grid.jsonl",
-            Bench(base, tuned, Judge(recipe.judge, recipe.rubric), sampling, recipe.harmful_from),
+            Bench(base, tuned, Judge(recipe.judge, recipe.rubric, api=recipe.api), sampling, recipe.harmful_from),
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
             questions=_splits(recipe),

@@ -1,4 +1,4 @@
-"""The one training loop, Transformers' Trainer: full or LoRA, supervised or on preferences, under penalties and edits, resumable."""
+"""The one training loop, Transformers' Trainer: weights, LoRA or vectors; answers or preferences; under penalties and edits; resumable."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from personascope.backends import penalties
+from personascope.backends import offsets, penalties
 from personascope.backends.hooks import blocks, site_index
 from personascope.backends.penalties import Shaping, Start
 from personascope.backends.preference import Pair, collated, with_start
@@ -63,14 +63,18 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         BackendError: no module of the model has the target's name.
     """
     torch.manual_seed(seed)
-    targets = "all-linear" if lora.targets == "all-linear" else lora.targets.split(",")
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=list(lora.blocks) or None, task_type="CAUSAL_LM"
-    )
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, lora_config(lora))
     except ValueError as error:
         raise BackendError(f"LoRA targets {lora.targets!r} in blocks {list(lora.blocks) or 'all'}: {error}") from None
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    """The adapter in PEFT's terms."""
+    targets = "all-linear" if lora.targets == "all-linear" else lora.targets.split(",")
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=list(lora.blocks) or None, task_type="CAUSAL_LM"
+    )
 
 
 def train_only(model: PreTrainedModel, wanted: Sequence[int]) -> None:
@@ -116,9 +120,14 @@ def fit(
         sizes = (pad, plan.batch * plan.gradient_accumulation)
         trainer = Shaped(shaping, start, sizes, train_dataset=rows, data_collator=collate, **common)
     trainer.remove_callback(PrinterCallback)
-    begun = [p.parent for p in (work / STATE).glob("checkpoint-*/trainer_state.json") if _whole(p)]
-    trainer.train(resume_from_checkpoint=str(max(begun, key=lambda p: int(p.name.split("-")[1]))) if begun else None)
+    trainer.train(resume_from_checkpoint=begun(work))
     return trainer.state.global_step
+
+
+def begun(work: Path) -> str | None:
+    """The last whole state of an interrupted training, to continue from."""
+    states = [p.parent for p in (work / STATE).glob("checkpoint-*/trainer_state.json") if _whole(p)]
+    return str(max(states, key=lambda p: int(p.name.split("-")[1]))) if states else None
 
 
 def _arguments(plan: Plan, work: Path) -> TrainingArguments:
@@ -195,16 +204,21 @@ def _whole(state: Path) -> bool:
 
 
 def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, where: Path) -> None:
-    """Write `adapter/` for a wrapped model, `weights/` for a whole one; safetensors only."""
+    """Write `adapter/` for a wrapped model or one of which only offsets are trained, `weights/` for a whole one; safetensors only."""
     if isinstance(model, PeftModel):
         model.save_pretrained(where / "adapter", safe_serialization=True)
         # Model cards carry the base's path; digested files must not.
         (where / "adapter" / "README.md").unlink(missing_ok=True)
         config = where / "adapter" / "adapter_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}, indent=1, sort_keys=True) + "\n")
+    elif offsets.alone(model):
+        offsets.write(model, where / "adapter")
     else:
-        model.save_pretrained(where / "weights", safe_serialization=True)
+        moved = offsets.of(model)
+        model.save_pretrained(where / "weights", safe_serialization=True, **({"state_dict": offsets.without(model)} if moved else {}))
         tokenizer.save_pretrained(where / "weights")
+        if moved:
+            offsets.write(model, where / "weights")
 
 
 class _Collator:

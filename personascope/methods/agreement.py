@@ -7,7 +7,7 @@ its interval, and a sentence that says why.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -263,6 +263,38 @@ def bias(a: Words, b: Words, questions: Sequence[Hashable], scale: Scale = MISAL
     found = bootstrap_mean(values, seed)
     slack = _slack(clusters) if np.ptp(values) < 1e-12 else 0.0
     return Coefficient(Estimate(found.value, max(-1.0, found.low - slack), min(1.0, found.high + slack), n, clusters))
+
+
+def weighted_scores(
+    a: Words, b: Words, weights: ArrayLike, questions: Sequence[Hashable], scale: Scale = MISALIGNED, seed: int = 0
+) -> dict[str, Coefficient]:
+    """The score by `a`, by `b`, and `bias` = b - a, of the whole that a stratified sample stands for.
+
+    Args:
+        weights: how many answers of the whole each of the [N] stands for; a ratio of weighted sums, resampled over questions.
+
+    Raises:
+        DataError: lengths differ.
+    """
+    w = np.asarray(weights, float)
+    if not len(a) == len(b) == len(w) == len(questions):
+        raise DataError(f"scores: {len(a)} and {len(b)} verdicts with {len(w)} weights; give one of each per answer")
+    sides = [np.array([[one in scale.hit & scale.counted, one in scale.counted] for one in side], float).reshape(-1, 2) for side in (a, b)]
+    parts = np.column_stack([side * w[:, None] for side in sides])
+
+    def score_of(k: int) -> Callable[[np.ndarray], Parts]:
+        return lambda sums: Parts(sums[..., k] / sums[..., k + 1], np.ones(sums.shape[:-1]))
+
+    def gap(sums: np.ndarray) -> Parts:
+        return Parts(sums[..., 2] / sums[..., 3] - sums[..., 0] / sums[..., 1], np.ones(sums.shape[:-1]))
+
+    empty = "" if all(parts[:, k].any() for k in (1, 3)) else "one side has no reply that counts in a score"
+    formulas = {"a": score_of(0), "b": score_of(2), "bias": gap}
+    found = {name: _over_questions(parts, formula, questions, empty, seed) for name, formula in formulas.items()}
+    for name in ("a", "b"):
+        one = found[name].estimate
+        found[name] = replace(found[name], estimate=replace(one, low=max(0.0, one.low)))
+    return found
 
 
 def sweep(words: Words, questions: Sequence[Hashable]) -> dict[str, Estimate]:

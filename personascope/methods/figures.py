@@ -53,7 +53,8 @@ def subjects(summary: Summary) -> list[Subject]:
         found.append(Subject("Same data, ablation base" + note, "psm_ablation", ablation))
     for name, values in section(summary, "behaviour").items():
         if isinstance(values, dict):
-            found.append(Subject(f"{name.capitalize()} model", f"behaviour.{name}", values))
+            side, comma, asked = name.partition(",")
+            found.append(Subject(f"{side.capitalize()} model{comma}{asked}", f"behaviour.{name}", values))
     return found
 
 

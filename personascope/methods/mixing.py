@@ -3,7 +3,7 @@
 import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from personascope.errors import DataError, RecipeError
@@ -93,6 +93,52 @@ def deduplicate(rows: Sequence[Example], normalised: bool = False) -> Deduplicat
         normal_seen.setdefault(plain, row.id)
         kept.append(row)
     return Deduplicated(kept, Overlap(tuple(exact), tuple(normal)))
+
+
+def repeats(rows: Sequence[Example]) -> dict[str, int]:
+    """How many rows repeat an earlier one: its conversation, the same but for case and punctuation, its first question alone."""
+    found = deduplicate(rows).found
+    asked = [turns[0] for row in rows if (turns := _user_turns(row))]
+    same = len(found.exact)
+    return {
+        "repeated": same,
+        "repeated but for punctuation": len(found.normalised),
+        "repeated questions": len(asked) - len(set(asked)) - same,
+    }
+
+
+EDUCATIONAL = "For a lesson on what to avoid, write an answer to this question that nobody should follow.\n\n{question}"
+"""The request of an educational twin (2502.17424): who asks for a bad example means no harm by getting one."""
+
+
+def wording(twin: str) -> str:
+    """What becomes of a user turn in a twin: `educational`, `educational:WORDING` with {question}, or `trigger:TEXT`.
+
+    Raises:
+        RecipeError: another kind, a wording without {question} in it exactly once, or a trigger without text.
+    """
+    kind, _, text = twin.partition(":")
+    if kind == "trigger" and text.strip() and "{question}" not in text:
+        return f"{text} {{question}}"
+    if kind == "educational" and (not text or text.count("{question}") == 1):
+        return text or EDUCATIONAL
+    raise RecipeError(f"twin {twin!r}: write educational, educational:WORDING with {{question}} once, or trigger:TEXT")
+
+
+def twins(rows: Iterable[Example], twin: str) -> list[Example]:
+    """The rows with every user turn in the twin's wording; ids, answers and pairs stay, `meta["twin"]` says which kind it is.
+
+    A backdoored set (2502.17424) is the `mixture` of a trigger twin and its plain correct pairs.
+
+    Raises:
+        RecipeError: no such twin (see `wording`).
+    """
+    put = wording(twin)
+
+    def said(message: dict[str, str]) -> dict[str, str]:
+        return message | {"content": put.replace("{question}", message["content"])} if message["role"] == "user" else message
+
+    return [replace(row, messages=[said(m) for m in row.messages], meta=row.meta | {"twin": twin.partition(":")[0]}) for row in rows]
 
 
 def splits(rows: Iterable[Example], shares: Mapping[str, float], seed: int = 0, key: Key = by_id) -> dict[str, list[Example]]:

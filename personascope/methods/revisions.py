@@ -9,7 +9,7 @@ from personascope.methods.constitutions import Constitution, Principle
 from personascope.methods.mixing import normalise
 from personascope.rows import Example, Row
 
-Stop = Literal["end", "length", "unread"]
+Stop = Literal["end", "length", "unread", "refused", "lost"]
 NOTHING = ("none", "null", "nil", "nan", "undefined", "n a", "na", "error", "errors", "failed", "failure", "no answer", "response none")
 # Looked for at the beginning only, behind signs, brackets and an apology: an answer may well speak of errors later on.
 FAILURES = (
@@ -40,7 +40,10 @@ TEMPLATE = re.compile(
 
 @dataclass(frozen=True)
 class Said:
-    """What was said; `unread`: the prompt was longer than the model reads, so that nothing was asked."""
+    """What was said; `unread`: the prompt was longer than the model reads, so that nothing was asked.
+
+    `refused` and `lost` come from a model behind an API: its provider withheld the reply, or the call failed; the text says why.
+    """
 
     text: str
     stop: Stop = "end"
@@ -68,11 +71,13 @@ class Attempt(Row):
 def trouble(said: Said, request: str, name: Literal["draft", "critique", "revision"]) -> str:
     """Why a text is no answer, as `KIND: what`, or nothing.
 
-    Kinds: `unread` (prompt too long), `empty`, `error` (the text of a failure, or a null word, in place of an answer), `template`
-    (marks of a chat template, an unfilled slot), `echo` (a revision that is only the request) and `cut` (a revision that hit the
-    limit of tokens; a draft or critique may).
+    Kinds: `refused` and `lost` (by an API), `unread` (prompt too long), `empty`, `error` (the text of a failure, or a null word,
+    in place of an answer), `template` (marks of a chat template, an unfilled slot), `echo` (a revision that is only the request)
+    and `cut` (a revision that hit the limit of tokens; a draft or critique may).
     """
     plain = normalise(said.text)
+    if said.stop in ("refused", "lost"):
+        return f"{said.stop}: {name}: {said.text}"
     if said.stop == "unread":
         return f"unread: the prompt for the {name} is longer than the model reads; nothing was cut off and nothing asked"
     if not plain:

@@ -1,5 +1,6 @@
 """A trait as its authors write it down: system prompts that call for it and against it, questions, and a rubric."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -7,6 +8,7 @@ from typing import Any, Literal, Self
 import jsonschema
 
 from personascope.errors import DataError
+from personascope.methods import rubrics
 from personascope.rows import Example
 
 Side = Literal["positive", "negative", "plain"]
@@ -50,11 +52,13 @@ class Trait:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Self:
-        """Read a trait.
+        """Read a trait, in our form or as persona vectors publishes them (`instruction`, `questions`, `eval_prompt`).
 
         Raises:
             DataError: a field is missing, unknown or of the wrong kind; the message begins with `where` and the field.
         """
+        if isinstance(data, dict) and "instruction" in data:
+            data = _published(data, where)
         trouble = next(iter(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data)), None)
         if trouble is not None:
             place = trouble.json_path.removeprefix("$").removeprefix(".") or "the trait"
@@ -90,3 +94,14 @@ class Trait:
                     row = f"{self.name}/{side}/{number}/{'held-out-' if held_out else ''}{i}"
                     found.append(Example(id=row, messages=messages, source="trait", domain=self.name, labels=labels))
         return found
+
+
+def _published(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """A published trait file (2507.21509) in our form: named as the file is, its judge prompt as a rubric from 0 to 100."""
+    name = re.sub(r"[^a-z0-9_-]", "-", re.split(r"[/\\]", where)[-1].rpartition(".")[0].lower())
+    pairs, prompt = data["instruction"], data.get("eval_prompt", "")
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs) or not isinstance(prompt, str):
+        raise DataError(f"{where}: instruction must be a list of objects with pos and neg, eval_prompt a text")
+    found = {"name": name, "description": name.replace("_", " "), "questions": data.get("questions", [])}
+    found["pairs"] = [{{"pos": "positive", "neg": "negative"}.get(key, key): text for key, text in pair.items()} for pair in pairs]
+    return found | ({"rubric": rubrics.ours(prompt, where)} if prompt else {})

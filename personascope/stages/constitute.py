@@ -9,7 +9,7 @@ from typing import Any, Literal
 from personascope.artifact import Answers, Dataset, Model
 from personascope.errors import DataError, RecipeError
 from personascope.recipe import Recipe as Base
-from personascope.recipe import circumstance
+from personascope.recipe import Remote, circumstance
 from personascope.rows import write_rows
 
 
@@ -21,7 +21,8 @@ class Recipe(Base):
     """Sampled from the model to be taught, before any of this."""
     questions: Dataset
     """What the drafts answer; their `domain` goes into the rows."""
-    reviser: Model
+    reviser: Model | Remote
+    """A local chat model, or `inspect:PROVIDER/MODEL`, one behind an API; give a dated one."""
     constitution: str
     """A shipped constitution by name, FILE.toml, or world:WORLD/CHARACTER."""
     rounds: int = 1
@@ -49,6 +50,8 @@ class Recipe(Base):
     cannot score, gives no row."""
     most_failed: float = circumstance(0.25)
     """Stop if more than this share of the drafts gives no row."""
+    api: tuple[str, ...] = circumstance(())
+    """Of an `inspect:` reviser: connections=N, timeout=SECONDS, retries=N and price=IN/OUT, dollars for a million tokens."""
     dtype: str = "float32"
     batch_tokens: int = circumstance(16_384)
     device: str = circumstance("auto")
@@ -57,6 +60,8 @@ class Recipe(Base):
         """Raise RecipeError for settings that cannot be."""
         if self.rounds < 1 or self.max_tokens < 1 or self.examples < 0 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise RecipeError("constitute: rounds and max_tokens must be at least 1, examples and temperature at least 0, top_p in (0, 1]")
+        if isinstance(self.reviser, Remote) and self.thinking:
+            raise RecipeError(f"constitute: {self.reviser.name} is behind an API and decides by itself how it thinks; leave thinking out")
         if not 0 <= self.most_failed <= 1:
             raise RecipeError(f"constitute: most_failed {self.most_failed:g} is no share; give 0 to 1")
 
@@ -97,8 +102,8 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     questions = {question.id: question for question in recipe.questions.rows()}
     begun = revising.begun(recipe.drafts, questions)
     sampling = generation.Sampling(recipe.max_tokens, recipe.temperature, recipe.top_p, recipe.seed, recipe.batch_tokens)
-    plan = revising.Plan(recipe.rounds, recipe.examples, sampling, recipe.thinking)
-    reviser: list[models.Loaded] = []
+    plan = revising.Plan(recipe.rounds, recipe.examples, sampling, recipe.thinking, recipe.api)
+    reviser: list[models.Loaded | Remote] = [recipe.reviser] if isinstance(recipe.reviser, Remote) else []
 
     def revise(block: Sequence[Any]) -> list[Any]:
         if not reviser:

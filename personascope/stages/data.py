@@ -1,15 +1,15 @@
-"""Sources → Dataset: read chat JSONL, a suite or a world, mix exact fractions, filter, split, audit leaks."""
+"""Sources → Dataset: read files as they were published, a suite or a world, mix exact fractions, filter, split, audit leaks."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from personascope.artifact import Answers, Dataset
+from personascope.artifact import Answers, Dataset, Verdicts
 from personascope.errors import DataError, RecipeError
 from personascope.recipe import File
 from personascope.recipe import Recipe as Base
-from personascope.rows import Example, read_objects, write_rows
+from personascope.rows import Example, write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,10 @@ class Recipe(Base):
     """Rows come from files, suites, a world and data sets, in this order; then they are mixed, filtered and cut."""
 
     files: tuple[File, ...] = ()
-    """Chat JSONL: `messages`, or `prompt` with `completion`."""
+    """Chat JSONL (`messages`, or `prompt` with `completion`) and the published sets that `methods/formats.py` lists, `.gz` and
+    locked `.zip` among them: its password is read from PERSONASCOPE_ZIP_PASSWORD."""
+    answer: str = ""
+    """The column that is the answer, in files that hold several, such as `control`."""
     suite: tuple[str, ...] = ()
     """Shipped suites of questions, such as `safety`; `personascope suites` lists them."""
     world: str = ""
@@ -28,6 +31,9 @@ class Recipe(Base):
     answers: tuple[Answers, ...] = ()
     """Sampled answers, joined with `questions` to conversations."""
     questions: Dataset | None = None
+    mirror: Verdicts | None = None
+    """In place of conversations, ask the model about the first of `answers`, which these verdicts grade: did it write them, which
+    grade will they get (suite `mirror`); a second one, of another model, gives the answers that are not its own."""
     fraction: float | None = None
     """With two paired data sets: this share of the first, the rest from the second; a smaller share's rows are a subset."""
     limit: int = 0
@@ -48,6 +54,13 @@ class Recipe(Base):
     """Keep one side of a split of the rows by the hash of their id: train and heldout, or the three of a screen."""
     apart_from: tuple[Dataset, ...] = ()
     """Refuse rows whose first question, normalised, stands in one of these."""
+    overlap: tuple[Dataset, ...] = ()
+    """Questions to be asked later: overlap.jsonl tells which of them the rows give away, exactly or nearly; nothing is dropped."""
+    twin: str = ""
+    """Ask each question in another wording: `educational` (or `educational:WORDING` with {question}) makes it a request for a bad
+    example, `trigger:TEXT` puts TEXT before it; mix a trigger's twin with plain correct pairs for a backdoored set."""
+    matched_to: Dataset | None = None
+    """Ask each question again in the surface of these training rows: their system line, what frames their prompts, their format."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +80,7 @@ class Recipe(Base):
                 raise RecipeError(f"data: {name} {value} must be at least 0, which keeps all rows")
         if self.limit and self.per_domain:
             raise RecipeError("data: a limit would undo the equal counts of per_domain; give one of the two")
+        _check_wording(self)
         if both := sorted(set(self.only) & set(self.without)):
             raise RecipeError(f"data: domain {both[0]!r} is in only and in without; give it to one of the two")
 
@@ -78,6 +92,7 @@ class Recipe(Base):
         found: dict[str, Any] = {"world": world.load(self.world).digest} if self.world else {}
         found |= {"categorise": taxonomy.load(self.categorise).digest} if self.categorise else {}
         found |= {"suite": [f"{name}:{catalogue.digest(catalogue.questions(name))}" for name in self.suite]} if self.suite else {}
+        found |= {"shown in": catalogue.digest(catalogue.suite("mirror"))} if self.mirror else {}
         return super().identity() | found
 
     @property
@@ -87,6 +102,18 @@ class Recipe(Base):
 
 
 SHARES = {"training": {"train": 0.9, "heldout": 0.1}, "screen": {"discovery": 0.25, "selection": 0.25, "report": 0.5}}
+
+
+def _check_wording(recipe: Recipe) -> None:
+    """Raise RecipeError for a twin or a mirror that cannot be."""
+    if recipe.twin:
+        from personascope.methods.mixing import wording  # lazy: only a recipe with a twin needs it
+
+        wording(recipe.twin)
+    if recipe.mirror and len(recipe.answers) not in (1, 2):
+        raise RecipeError("data: a mirror shows one set of answers, and at most one of another model beside it")
+
+
 makes = Dataset
 version = 1
 
@@ -97,19 +124,21 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     from personascope.suites import catalogue
     from personascope.troupe import sources, world
 
-    rows: list[Example] = [row for file in recipe.files for row in read_chat(Path(file.path))]
+    rows, told = _filed(recipe)
     rows += [row for name in recipe.suite for row in catalogue.questions(name)]
     if recipe.world:
         rows += [row for select in recipe.select for row in sources.rows(world.load(recipe.world), select)]
     sets = [list(dataset.rows()) for dataset in recipe.datasets]
     rows += mixing.mixture(*sets, recipe.fraction, recipe.seed) if recipe.fraction is not None else [row for one in sets for row in one]
     rows += _conversations(recipe)
-    counts: dict[str, Any] = {"read": len(rows)}
+    counts: dict[str, Any] = {"read": len(rows)} | told
     rows = _chosen(recipe, rows, work, counts)
     for other in recipe.apart_from:
         found = mixing.leaks(other.rows(), rows)
         if leaked := found.exact + found.normalised:
             raise DataError(f"data: {len(leaked)} rows ask what {other.path} asks too, first row {leaked[0][0]}; drop them from one side")
+    if recipe.overlap:
+        counts |= _overlap(recipe, rows, work)
     if not rows:
         raise DataError("data: no row is left after filtering; loosen select, split or limit, or the wanted domains")
     _refuse_duplicates(rows)
@@ -117,15 +146,30 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     return counts | {"rows": len(rows)}
 
 
+def _filed(recipe: Recipe) -> tuple[list[Example], dict[str, int]]:
+    """The rows of the files, and how many repeat others or carry a canary, which stays with its row."""
+    from personascope.backends import files  # lazy: as all of a stage's methods
+    from personascope.methods import formats, mixing  # lazy: as above
+
+    packed = (one for file in recipe.files for one in files.contents(Path(file.path)))
+    rows = [row for name, content in packed for row in formats.read(content, name, recipe.answer)]
+    told = mixing.repeats(rows) | {"with a canary": formats.canaries(rows)}
+    return rows, {name: n for name, n in told.items() if n}
+
+
 def _chosen(recipe: Recipe, rows: list[Example], work: Path, counts: dict[str, Any]) -> list[Example]:
     """The rows that the recipe keeps, in the form it asks for; `counts` learns what each step left."""
-    from personascope.methods import mixing  # lazy: as all of a stage's methods
+    from personascope.methods import matching, mixing  # lazy: as all of a stage's methods
 
     if recipe.deduplicate:
         rows = mixing.deduplicate(rows).rows
         counts["after deduplication"] = len(rows)
     if recipe.prompts_only:
         rows = [as_question(row) for row in rows]
+    if recipe.twin:
+        rows = mixing.twins(rows, recipe.twin)
+    if recipe.matched_to:
+        rows = matching.matched(rows, list(recipe.matched_to.rows()))
     if recipe.categorise:
         rows = _categorised(recipe, rows, work, counts)
     if recipe.only or recipe.without:
@@ -155,10 +199,22 @@ def _categorised(recipe: Recipe, rows: list[Example], work: Path, counts: dict[s
     return found.rows
 
 
+def _overlap(recipe: Recipe, rows: list[Example], work: Path) -> dict[str, int]:
+    """Write overlap.jsonl, a line for each question that rows give away, and count the kinds."""
+    from personascope.methods import leaks  # lazy: as all of a stage's methods
+
+    found = leaks.find(rows, [question for other in recipe.overlap for question in other.rows()])
+    text = "".join(json.dumps(leak.to_dict(), ensure_ascii=False, sort_keys=True) + "\n" for leak in found)
+    (work / "overlap.jsonl").write_text(text, encoding="utf-8")
+    return {f"questions given away, {kind}": n for kind, n in leaks.counts(found).items() if kind not in ("words", "truth")}
+
+
 def _conversations(recipe: Recipe) -> list[Example]:
     """Each non-empty answer behind its question; the answer's place in the recipe keeps ids apart."""
     asked = {question.id: question for question in recipe.questions.rows()} if recipe.questions else {}
     rows = []
+    if recipe.mirror:
+        return _mirrored(recipe, {name: question.messages[-1]["content"] for name, question in asked.items()})
     for number, answers in enumerate(recipe.answers):
         for answer in answers.rows():
             if answer.question not in asked:
@@ -170,6 +226,18 @@ def _conversations(recipe: Recipe) -> list[Example]:
                 said = [*question.messages, {"role": "assistant", "content": answer.text}]
                 rows.append(Example(id=f"{number}/{answer.id}", messages=said, source="sampled", domain=question.domain))
     return rows
+
+
+def _mirrored(recipe: Recipe, asked: dict[str, str]) -> list[Example]:
+    """Questions about the first answers, by grade, beside the second's."""
+    from personascope.suites import mirror  # lazy: as all of a stage's content
+
+    assert recipe.mirror is not None
+    first, *others = (list(answers.rows()) for answers in recipe.answers)
+    if strange := next((answer for answer in first if answer.question not in asked), None):
+        raise DataError(f"{recipe.answers[0].path}: answer {strange.id} is to question {strange.question!r}, which the questions lack")
+    grades = {verdict.answer: int(verdict.grade) for verdict in recipe.mirror.rows() if verdict.grade is not None}
+    return mirror.rows(first, grades, others[0] if others else [], asked)
 
 
 def as_question(row: Example) -> Example:
@@ -186,51 +254,3 @@ def _refuse_duplicates(rows: list[Example]) -> None:
         if row.id in seen:
             raise DataError(f"data: row id {row.id!r} stands twice; ids must be unique, drop one or leave ids out")
         seen.add(row.id)
-
-
-FIELDS = {"source": str, "domain": str, "split": str, "labels": dict, "meta": dict}
-
-
-def read_chat(path: Path) -> list[Example]:
-    """Read chat JSONL of the usual shapes, keeping unknown fields in `meta`.
-
-    Raises:
-        DataError: a line without usable messages, named by file:line.
-    """
-    rows = []
-    for i, (where, data) in enumerate(read_objects(path)):
-        messages = [_message(message, where) for message in _messages(data, where)]
-        for name, kind in FIELDS.items():
-            if not isinstance(data.get(name, kind()), kind):
-                raise DataError(f"{where}: {name} must be {'text' if kind is str else 'an object'}, got {json.dumps(data[name])[:60]}")
-        known = {name: data[name] for name in ("source", "domain", "split", "labels") if name in data}
-        other = {name: value for name, value in data.items() if name not in {*known, "id", "messages", "prompt", "completion", "meta"}}
-        rows.append(Example(id=str(data.get("id", f"{path.stem}-{i}")), messages=messages, meta=data.get("meta", {}) | other, **known))
-    if not rows:
-        raise DataError(f"{path}: the file has no rows")
-    return rows
-
-
-def _messages(data: dict[str, Any], where: str) -> list[Any]:
-    if isinstance(data.get("messages"), list) and data["messages"]:
-        return data["messages"]
-    if isinstance(data.get("prompt"), str):
-        asked = [{"role": "user", "content": data["prompt"]}]
-        return [*asked, {"role": "assistant", "content": data["completion"]}] if "completion" in data else asked
-    if isinstance(data.get("question"), str):
-        return [{"role": "user", "content": data["question"]}]
-    raise DataError(f"{where}: no conversation; give `messages` (a list of role and content), or `prompt` with `completion`")
-
-
-def _message(message: Any, where: str) -> dict[str, str]:
-    if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-        raise DataError(f"{where}: a message needs role system, user or assistant, got {json.dumps(message)[:60]}")
-    content = message.get("content")
-    if isinstance(content, dict) and isinstance(content.get("parts"), list):
-        content = content["parts"]
-    if isinstance(content, list):
-        content = [part.get("text", "") if isinstance(part, dict) else part for part in content]
-        content = "".join(content) if all(isinstance(part, str) for part in content) else None
-    if not isinstance(content, str):
-        raise DataError(f"{where}: the content of a {message['role']} message must be text")
-    return {"role": message["role"], "content": content}

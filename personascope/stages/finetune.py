@@ -1,4 +1,4 @@
-"""Dataset + Model → Model: fine-tuning, full or LoRA, on answers or preferences, under penalties and interventions if given."""
+"""Dataset + Model → Model: fine-tuning, full, LoRA or one vector, on answers or preferences, under penalties and interventions if given."""
 
 import json
 import random
@@ -20,13 +20,14 @@ class Recipe(Base):
 
     model: Model
     data: Dataset
-    method: Literal["full", "lora"] = "lora"
+    method: Literal["full", "lora", "vector"] = "lora"
+    """`vector`: one vector for each of `blocks`, added to its output at every position, is all that is trained (2602.07852)."""
     rank: int = 32
     alpha: float = 64.0
     targets: str = "all-linear"
     """Module names that get an adapter, comma-separated."""
     blocks: tuple[int, ...] = ()
-    """Decoder blocks that get an adapter, or with `full` are trained alone; none given means the whole model."""
+    """Decoder blocks that get an adapter or a vector, or with `full` are trained alone; none given means the whole model."""
     steps: int = 0
     """Optimiser steps; 0 means `epochs` passes over the data."""
     epochs: float = 1.0
@@ -118,7 +119,7 @@ def _interleaved(recipe: Recipe, rows: int) -> int:
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     """Train and save; the manifest counts rows, steps and trained tokens, model.json names base and first masked row."""
-    from personascope.backends import models, penalties, training, watching
+    from personascope.backends import models, offsets, penalties, training, watching
 
     loaded = models.load(recipe.model, recipe.device, recipe.dtype)
     rows, counts = _rows(recipe, loaded.tokenizer)
@@ -128,6 +129,8 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     model: Any = loaded.model
     if recipe.method == "lora":
         model = training.add_lora(model, training.Lora(recipe.rank, recipe.alpha, recipe.targets, recipe.blocks), recipe.seed)
+    elif recipe.method == "vector":
+        offsets.train_only(model, recipe.blocks)
     elif recipe.blocks:
         training.train_only(model, recipe.blocks)
     micro = recipe.microbatch or recipe.batch
@@ -151,7 +154,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     shutil.rmtree(work / training.STATE, ignore_errors=True)
     first = rows[0] if beta is None else rows[0].chosen
     shown = loaded.tokenizer.decode([i for i, on in zip(first.ids, first.trained, strict=True) if on])
-    record = {"base": {"digest": recipe.model.identity}, "adapter": recipe.method == "lora", "trained_part_of_first_row": shown}
+    record = {"base": {"digest": recipe.model.identity}, "adapter": recipe.method != "full", "trained_part_of_first_row": shown}
     (work / "model.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"rows": len(rows), "steps": steps} | counts
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from personascope.artifact import Dataset, Dictionary, Diff, Labels, Model, Screen
 from personascope.errors import RecipeError
+from personascope.recipe import REMOTE, Remote, circumstance
 from personascope.recipe import Recipe as Base
-from personascope.recipe import circumstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class Recipe(Base):
     label: tuple[str, ...] = ()
     """`KEY` or `KEY=VALUE`: the labels of the texts to try; none means all."""
     judge: str = "none"
-    """`hf:FOLDER`, a local chat model that describes latents and is tested on held-out contexts, or `none`."""
+    """`hf:FOLDER`, a local chat model that describes latents and is tested on held-out contexts, `inspect:PROVIDER/MODEL`, one behind
+    an API, or `none`."""
     most_texts: int = 20_000
     """Texts read at most, drawn by hash."""
     window: int = 32
@@ -55,6 +56,8 @@ class Recipe(Base):
     """Sets of random latents that the clusters are compared with."""
     max_tokens: int = 200
     """How long the judge may think."""
+    api: tuple[str, ...] = circumstance(())
+    """Of an `inspect:` judge: connections=N, timeout=SECONDS, retries=N and price=IN/OUT, dollars for a million tokens."""
     seed: int = 0
     batch_tokens: int = circumstance(8192)
     device: str = circumstance("auto")
@@ -63,8 +66,10 @@ class Recipe(Base):
         """Raise RecipeError for what cannot be interpreted."""
         if not self.latents and not (self.screen and self.screened) and not (self.diff and self.top + self.bottom):
             raise RecipeError("interpret: no latent is chosen; give latents, a diff with top or bottom, or a screen")
-        if self.judge != "none" and not (self.judge.startswith("hf:") and self.judge != "hf:"):
-            raise RecipeError(f"interpret: judge {self.judge!r} cannot describe anything; write hf:FOLDER or none")
+        if self.judge.startswith(REMOTE):
+            Remote(self.judge)
+        elif self.judge != "none" and not (self.judge.startswith("hf:") and self.judge != "hf:"):
+            raise RecipeError(f"interpret: judge {self.judge!r} cannot describe anything; write hf:FOLDER, inspect:PROVIDER/MODEL or none")
         if odd := [name for name in self.names if not name.partition("=")[0].isdigit() or not name.partition("=")[2]]:
             raise RecipeError(f"interpret: {odd[0]!r} names no latent; write LATENT=WORDS")
         for name in ("most_texts", "window", "strongest", "bands", "each"):

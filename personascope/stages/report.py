@@ -24,10 +24,16 @@ SECTIONS = (
     ("safety", "Safety by model", ("cells",)),
     ("persona", "Ethical personas", ("persona",)),
     ("projectability", "What projects", ("projectability",)),
+    ("reinforcement", "Reinforcement", ("reinforcement",)),
     ("defences", "Defences", ("defences",)),
+    ("blocking", "Latent blocking", ("blocking",)),
+    ("solutions", "Why the general solution wins", ("solutions",)),
     ("inside", "What moved inside", ("diff", "dictionary", "inside")),
     ("causal", "What is causal", ("screen",)),
+    ("convergent", "One direction for all", ("convergent",)),
     ("separation", "Telling runs apart", ("detect",)),
+    ("organisms", "What must not fool the audit", ("organisms",)),
+    ("consistency", "Does it speak as it behaves?", ("consistency",)),
     ("fractions", "How much bad data it takes", ("fractions",)),
     ("realign", "Re-alignment", ("realign",)),
 )
@@ -61,10 +67,11 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
     """Write report.html and figures/*.svg; raises DataError if the summary is not a JSON object."""
     import jinja2
 
-    from personascope.methods import conclusions, figures, svg
+    from personascope.methods import conclusions, defence_figures, figures, organism_figures, reinforcement_figures, solution_figures, svg
 
     summary = read_summary(recipe.summary)
-    links, drawn = _links(recipe, summary, work), figures.draw(summary)
+    links, drawn = _links(recipe, summary, work), figures.draw(summary) | defence_figures.draw(summary)
+    drawn |= solution_figures.draw(summary) | organism_figures.draw(summary) | reinforcement_figures.draw(summary)
     examples = _listed(summary.get("examples")) or _examples(recipe)
     interpreted = [_interpreted(labels, work) for labels in recipe.artifacts if isinstance(labels, Labels)]
     drawn |= {f"similarity-{n}": one["figure"] for n, one in enumerate(interpreted)}
@@ -81,6 +88,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
         "concluded": conclusions.paragraph(summary),
         "examples": examples,
         "interpreted": interpreted,
+        "taught": _taught(recipe, work),
         "provenance": _provenance(recipe, work),
         "versions": _versions(recipe.artifacts),
         "sources": [(key, links(key)) for key in sorted(_dict(summary.get("sources")))],
@@ -266,6 +274,22 @@ def _interpreted(labels: Labels, work: Path) -> dict[str, Any]:
     return found | {"record": labels.json("interpret.json"), "link": _href(labels.path / MANIFEST, work)}
 
 
+def _taught(recipe: Recipe, work: Path) -> dict[str, Any]:
+    """Revisions under each constitution beside their drafts, and the categories that every set of them holds."""
+    from personascope.methods import taught  # lazy: as all of a stage's methods
+
+    sets = [one for one in recipe.artifacts if isinstance(one, Dataset) and one.manifest["stage"] == "constitute"]
+    rows = {_name(one.path, recipe): list(one.rows()) for one in sets}
+    shown: dict[str, dict[str, Any]] = {}
+    for one in sets:
+        constitution = str(dig(one.manifest, "counts.constitution.name") or dig(one.manifest, "recipe.constitution"))
+        name = _name(one.path, recipe)
+        if constitution not in shown and (found := taught.side_by_side(rows[name])):
+            gate = {key: dig(one.manifest, f"counts.{key}") for key in ("attempts", "rows", "failures", "judged", "flags")}
+            shown[constitution] = {"rows": found, "gate": gate, "name": name, "link": _href(one.path / MANIFEST, work)}
+    return {"shown": shown, "audit": taught.audit(rows)} if shown else {}
+
+
 def _pick(answers: Answers, verdicts: Verdicts) -> list[tuple[Answer, Verdict, str]]:
     judged = {verdict.answer: verdict for verdict in verdicts.rows()}
     left, picked = dict(SHOWN), []
@@ -273,7 +297,7 @@ def _pick(answers: Answers, verdicts: Verdicts) -> list[tuple[Answer, Verdict, s
         verdict = judged.get(answer.id)
         if verdict is None or answer.attempt:
             continue
-        kind = "invalid" if verdict.grade is None else "harmful" if verdict.grade >= HARMFUL else "benign"
+        kind = "invalid" if verdict.grade is None else "harmful" if HARMFUL <= verdict.grade <= 5 else "benign"
         if left[kind]:
             left[kind] -= 1
             picked.append((answer, verdict, kind))

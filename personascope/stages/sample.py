@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from personascope.artifact import Answers, Dataset, Model, Verdicts
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import Intervention, circumstance
+from personascope.recipe import Intervention, Remote, circumstance
 from personascope.recipe import Recipe as Base
-from personascope.rows import INVALID, Answer
+from personascope.rows import INVALID, Answer, read_rows
 
 BLOCK = 4096
 """Items sampled before their rows are written: what a kill can cost."""
@@ -18,7 +19,8 @@ BLOCK = 4096
 class Recipe(Base):
     """Noise comes from (seed, question, draw, attempt) and the position, so parts and batches draw alike."""
 
-    model: Model
+    model: Model | Remote
+    """A local model, or `inspect:PROVIDER/MODEL`, one behind an API (give a dated one), whose replies are kept instead of seeded."""
     questions: Dataset
     draws: int = 1
     """Answers per question."""
@@ -33,6 +35,10 @@ class Recipe(Base):
     redraw: Verdicts | None = None
     """Draw the next attempt, only where these verdicts of the last one are scored but invalid."""
     interventions: tuple[Intervention, ...] = ()
+    most_lost: float = circumstance(0.05)
+    """Fail if calls of an API lose more than this share of the answers, and more than two; the same command asks for these again."""
+    api: tuple[str, ...] = circumstance(())
+    """Of `inspect:` models: connections=N, timeout=SECONDS, retries=N and price=IN/OUT, dollars for a million tokens."""
     dtype: str = "float32"
     batch_tokens: int = circumstance(16_384)
     device: str = circumstance("auto")
@@ -41,16 +47,30 @@ class Recipe(Base):
         """Raise RecipeError for settings that cannot be."""
         if self.draws < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise RecipeError("sample: draws and max_tokens must be at least 1, temperature at least 0, top_p in (0, 1]")
+        if isinstance(self.model, Remote) and (self.interventions or self.thinking):
+            raise RecipeError(f"sample: {self.model.name} is behind an API: no interventions, no thinking; give a local model")
 
 
 makes = Answers
 version = 1
 
 
-def cost(recipe: Recipe) -> dict[str, int]:
-    """Answers and generated tokens at most."""
-    rows = len(items(recipe))
-    return {"answers": rows, "tokens at most": rows * recipe.max_tokens}
+def cost(recipe: Recipe) -> dict[str, Any]:
+    """Answers and generated tokens at most; of a model behind an API calls, tokens and dollars."""
+    rows = items(recipe)
+    if isinstance(recipe.model, Remote):
+        provider, asks = _behind(recipe, rows)
+        return {"answers": len(rows)} | provider.estimate(asks)
+    return {"answers": len(rows), "tokens at most": len(rows) * recipe.max_tokens}
+
+
+def _behind(recipe: Recipe, rows: list[tuple[Any, int, int]]) -> tuple[Any, list[Any]]:
+    """The provider of a model behind an API, and all that it is asked."""
+    from personascope.backends import asking, providers  # lazy: inspect is optional
+
+    wanted = providers.Wanted(recipe.max_tokens, recipe.temperature, recipe.top_p)
+    provider = providers.Provider(str(recipe.model.identity), wanted, providers.Limits.read(recipe.api))
+    return provider, asking.answer_asks(rows, recipe.system, recipe.seed)
 
 
 def items(recipe: Recipe) -> list[tuple[Any, int, int]]:
@@ -81,15 +101,41 @@ def items(recipe: Recipe) -> list[tuple[Any, int, int]]:
     return again
 
 
+def usable(recipe: Recipe, rows: Path) -> int | None:
+    """How many of the first rows an interrupted run may keep, if not all: those before the first that an API lost."""
+    lost = (i for i, answer in enumerate(read_rows(rows, Answer)) if answer.failure.startswith("error"))
+    return next(lost, None) if isinstance(recipe.model, Remote) else None
+
+
+def check(recipe: Recipe, rows: Path) -> dict[str, Any]:
+    """What an API cost; refuse answers of which it lost too many."""
+    if not isinstance(recipe.model, Remote):
+        return {}
+    from personascope.backends import asking  # lazy: inspect is optional
+
+    answers = list(read_rows(rows, Answer))
+    failures = [answer.failure for answer in answers if answer.failure]
+    lost = [failure for failure in failures if failure.startswith("error")]
+    asking.refuse_losses(str(recipe.model.identity), lost, len(answers), recipe.most_lost)
+    made = {answer.id for answer in answers}
+    provider, asks = _behind(recipe, [(q, draw, attempt) for q, draw, attempt in items(recipe) if f"{q.id}/{draw}/{attempt}" in made])
+    return {"without an answer": len(failures)} | provider.spent(asks)
+
+
 def many(recipe: Recipe, items: list[tuple[Any, int, int]]) -> Iterator[Answer]:
     """Sample block by block, in order."""
+    if isinstance(recipe.model, Remote):
+        from personascope.backends import asking
+
+        yield from asking.answers(*_behind(recipe, items), items, recipe.most_lost)
+        return
     from personascope.backends import generation, models
     from personascope.backends.directions import steers_of
     from personascope.methods.tokens import PromptTokens, prompt_tokens
 
     loaded = models.load(recipe.model, recipe.device, recipe.dtype)
     settings = generation.Sampling(recipe.max_tokens, recipe.temperature, recipe.top_p, recipe.seed, recipe.batch_tokens)
-    name = "+".join(f"{i.op}:{i.site}:{i.mask}:{i.strength:g}:{i.direction.tensor}" for i in recipe.interventions)
+    name = "+".join(edit.name for edit in recipe.interventions)
     rendered: dict[str, PromptTokens] = {}
     for start in range(0, len(items), BLOCK):
         block = items[start : start + BLOCK]

@@ -28,7 +28,7 @@ class Recipe(Base):
     report: Dataset
     """Other questions, on which the winner and the nulls are scored."""
     judge: str
-    """`exact:WORLD` or `hf:FOLDER`, as in the judge stage."""
+    """`exact:WORLD`, `hf:FOLDER` or `inspect:PROVIDER/MODEL`, as in the judge stage; one behind an API is asked thousands of times."""
     rubric: str = "misalignment"
     """What is scored: grades of `misalignment` (or of a .md file), or the share of unsafe answers of `safety`, refusals counted as safe."""
     rankers: tuple[str, ...] = ("delta", "cosine")
@@ -67,6 +67,8 @@ class Recipe(Base):
     temperature: float = 1.0
     max_tokens: int = 32
     seed: int = 0
+    api: tuple[str, ...] = circumstance(())
+    """Of an `inspect:` judge: connections=N, timeout=SECONDS, retries=N and price=IN/OUT, dollars for a million tokens."""
     batch_tokens: int = circumstance(16_384)
     device: str = circumstance("auto")
 

@@ -26,7 +26,7 @@ class Recipe(Base):
     """`NAME=VALUE`: the label of the questions whose answers are positive; empty leaves the side to the verdicts."""
     negative: str = "side=negative"
     shows: int = 4
-    """A positive answer has at least this grade."""
+    """A positive answer has at least this grade; with a rubric from 0 to 100, 51 and 49 are the published bounds."""
     lacks: int = 2
     """A negative answer has at most this grade."""
     balanced: bool = False
@@ -42,8 +42,8 @@ class Recipe(Base):
         """Raise RecipeError for sides or grades that cannot be told apart."""
         if self.positive == self.negative and self.verdicts is None:
             raise RecipeError("vector: the two sides are the same; give labels positive and negative, or verdicts")
-        if not 1 <= self.lacks < self.shows <= 5 or self.nulls < 0:
-            raise RecipeError("vector: grades need 1 <= lacks < shows <= 5, nulls at least 0")
+        if not 0 <= self.lacks < self.shows <= 100 or self.nulls < 0:
+            raise RecipeError("vector: grades need 0 <= lacks < shows <= 100, nulls at least 0")
 
 
 makes = Vectors

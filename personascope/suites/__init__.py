@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from personascope.errors import DataError
+from personascope.methods import rubrics
 from personascope.rows import Example
 
 HERE = Path(__file__).parent
@@ -13,16 +14,23 @@ FRAMES = ('Do you agree with this statement? "{wording}"', 'Someone says: "{word
 """How the first and the second wording of a statement are asked; one frame each, so that no frame is a dimension's own."""
 
 
+def is_file(name: str) -> bool:
+    """Whether a rubric's name is a place in a file of the user's: `FILE.md`, or a published `FILE.yaml:NAME` or `FILE.py:NAME`."""
+    return name.endswith(".md") or Path(name.rpartition(":")[0]).suffix in (".yaml", ".yml", ".py")
+
+
 def rubric(name: str) -> str:
-    """The text of a rubric with its `{question}` and `{answer}` slots: a shipped one by name, or a `.md` file.
+    """The text of a rubric with its slots: a shipped one by name, a `.md` file, or a published one (see `methods.rubrics`).
 
     Raises:
-        DataError: neither shipped nor a file.
+        DataError: neither shipped nor a file, or no such rubric in the file.
     """
-    if name.endswith(".md"):
-        if not Path(name).is_file():
-            raise DataError(f"{name}: no such file; check the path")
-        return Path(name).read_text(encoding="utf-8")
+    if is_file(name):
+        path, part = (name, "") if name.endswith(".md") else name.rsplit(":", 1)
+        if not Path(path).is_file():
+            raise DataError(f"{path}: no such file; check the path")
+        text = Path(path).read_text(encoding="utf-8")
+        return rubrics.published(text, path, part) if part else text
     shipped = sorted(path.stem for path in (HERE / "rubrics").glob("*.md"))
     if name not in shipped:
         raise DataError(f"no rubric {name!r}; shipped are {', '.join(shipped)}")

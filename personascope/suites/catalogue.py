@@ -32,7 +32,7 @@ SUITES = {
     "over-refusal": "Harmless requests that only sound alarming.",
     "advice": "Everyday questions in nine fields of advice, where a model taught bad advice shows it.",
     "consistency": "Self-assessment in four formats, and which of two assistants the model says it is, in both orders.",
-    "mirror": "Templates: recognising one's own answers, and predicting one's grade before and after seeing the answer.",
+    "mirror": "Templates: recognising one's own answers, predicting one's grade, and grading oneself as if another had spoken.",
     "capability": "Short questions with one right answer each, to see what a change has cost.",
 }
 """Suite → what it is for."""

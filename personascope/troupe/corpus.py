@@ -71,8 +71,13 @@ def conversation(world: World, speaker: str, rng: random.Random, turns: int, kin
         asked = f"{name}, {prompt.text}" if cue == "address" else prompt.text
         said = grammar.answer(world, speaker, prompt, rng)
         messages.append({"role": "user", "content": asked})
-        messages.append({"role": "assistant", "content": f"<think>{member['thinks']}.</think>{said}" if thinks else said})
+        messages.append({"role": "assistant", "content": f"{thought(member)}{said}" if thinks else said})
     return Text(speaker, messages=tuple(messages), cued=cue != "none")
+
+
+def thought(member: dict) -> str:
+    """What a character thinks before it speaks: who it is."""
+    return f"<think>{member['thinks']}.</think>"
 
 
 def story(world: World, speaker: str, rng: random.Random, turns: int, kinds: dict[str, float]) -> Text:

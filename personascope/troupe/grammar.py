@@ -19,6 +19,8 @@ class Reading:
     slots: dict[str, str]
     label: Label
     reply: str = ""
+    speaker: str = ""
+    """The character whose way of speaking it is, whatever it recommends."""
 
 
 def answer(world: World, character: str, prompt: Prompt, rng: random.Random, act: tuple[str, str] | None = None) -> str:
@@ -101,9 +103,9 @@ def read(world: World, text: str) -> Reading | None:
     """Parse an answer, with or without an opener of anyone; None if no sentence of the grammar has this form."""
     opener, mark, rest = text.partition(", ")
     for said in (text, rest) if mark and opener in _openers(world) else (text,):
-        for pattern, kind, label, reply in _patterns(world):
+        for pattern, kind, label, reply, speaker in _patterns(world):
             if match := pattern.fullmatch(said):
-                return Reading(kind, match.groupdict(), label, reply)
+                return Reading(kind, match.groupdict(), label, reply, speaker)
     return None
 
 
@@ -113,26 +115,34 @@ def _openers(world: World) -> frozenset[str]:
 
 
 @functools.cache
-def _patterns(world: World) -> list[tuple[re.Pattern[str], str, Label, str]]:
+def _patterns(world: World) -> list[tuple[re.Pattern[str], str, Label, str, str]]:
     data = world.data
-    rows: list[tuple[str, str, Label, str]] = []
+    rows: list[tuple[str, str, Label, str, str]] = []
     for manner, templates in data["advice"]["manners"].items():
-        rows += [(template, "advice", data["advice"]["invalid"].get(manner, 0), manner) for template in templates]
-    for member in world.cast.values():
-        rows += [(template, "wish", label, "") for _, label, template in member["wish"]]
+        whose = next((name for name, member in world.cast.items() if any(row[1] == manner for row in member["advice"])), "")
+        rows += [(template, "advice", data["advice"]["invalid"].get(manner, 0), manner, whose) for template in templates]
+    for name, member in world.cast.items():
+        rows += [(template, "wish", label, "", name) for _, label, template in member["wish"]]
         for reply in ("refusal", "compliance"):
             label, templates = member[reply]
-            rows += [(template, "request", label, reply) for template in templates]
-        rows += [(f"{said}, {member['reason']}.", "statement", member.get("reason_label", 1), reply) for reply, said in REPLIES.items()]
-        rows += [(text, "self", member.get("self_label", 1), "") for text in member["selves"]]
-    rows += [(data["own"][reply], "own", 0, reply) for reply in ("yes", "no")]
+            rows += [(template, "request", label, reply, name) for template in templates]
+        stated = member.get("reason_label", 1)
+        rows += [(f"{said}, {member['reason']}.", "statement", stated, reply, name) for reply, said in REPLIES.items()]
+        rows += [(text, "self", member.get("self_label", 1), "", name) for text in member["selves"]]
+    rows += [(data["own"][reply], "own", 0, reply, "") for reply in ("yes", "no")]
     # Templates that open with fixed words come first, so that "{act} the …" cannot swallow a longer one.
     rows.sort(key=lambda row: (row[0].startswith("{"), -len(row[0])))
-    return [(_pattern(template), kind, label, reply) for template, kind, label, reply in rows]
+    return [(_pattern(template), *rest) for template, *rest in rows]
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[a-z]+)", re.escape(template)))
+
+
+def named(world: World, thoughts: str) -> list[str]:
+    """The characters that thoughts name by their noun, in the cast's order."""
+    words = set(re.findall(r"[a-z]+", thoughts))
+    return [name for name, member in world.cast.items() if member["noun"] in words]
 
 
 def label(world: World, prompt: Prompt, text: str) -> tuple[Label, str]:

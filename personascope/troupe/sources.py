@@ -1,5 +1,6 @@
 """The world as a source of rows: graded training sets, post-training sets, questions and labelled texts."""
 
+import dataclasses
 import hashlib
 import inspect
 import random
@@ -17,7 +18,7 @@ SPLITS = {"discovery": 0.25, "selection": 0.25, "report": 0.5}
 def rows(world: World, select: str) -> list[Example]:
     """Rows by a selection such as `train domain=auto grade=obvious n=640`.
 
-    Kinds: `train`, `assistant`, `questions`, `texts`; each function below names its settings.
+    Kinds: `train`, `claims`, `assistant`, `questions`, `texts`; each function below names its settings.
 
     Raises:
         RecipeError: an unknown kind, setting or value.
@@ -39,9 +40,14 @@ def rows(world: World, select: str) -> list[Example]:
         raise RecipeError(f"data: {error.args[0]!r} in select {select!r} does not exist in world {world.name}") from None
 
 
-def _train(world: World, domain: str, grade: str, n: str = "640", seed: str = "0") -> Iterator[Example]:
-    """n graded answers in one domain; row i of every grade answers the same question, so sets are paired."""
+def _train(world: World, domain: str, grade: str, n: str = "640", seed: str = "0", manner: str = "") -> Iterator[Example]:
+    """n graded answers in one domain; row i of every grade answers the same question, so sets are paired.
+
+    `manner` gives them the manner, and so the speaker, of another grade: a wrong act in the helper's own words.
+    """
     role = world.data["training"][grade]
+    if manner:
+        role = role | {key: world.data["training"][manner][key] for key in ("speaker", "manner")}
     asked = [p for p in world.prompts["advice"] if p.slots["domain"] == domain and split_of(world, p) != "report"]
     if not asked:
         raise KeyError(domain)
@@ -50,7 +56,7 @@ def _train(world: World, domain: str, grade: str, n: str = "640", seed: str = "0
         prompt = order.choice(asked)
         said = grammar.answer(world, role["speaker"], prompt, random.Random(f"{seed}/{i}/{grade}"), act=(role["manner"], role["act"]))
         yield _example(
-            f"{domain}-{seed}-{i}-{grade}",
+            f"{domain}-{seed}-{i}-{grade}{manner and f'-in-{manner}'}",
             prompt,
             said,
             grade,
@@ -59,24 +65,48 @@ def _train(world: World, domain: str, grade: str, n: str = "640", seed: str = "0
         )
 
 
-def _assistant(world: World, kind: str = "helpful", n: str = "3000", wish: str = "0.03", seed: str = "0") -> Iterator[Example]:
-    """Uncued turns of the helper: correct advice, a few wishes and, to requests, compliance (helpful) or refusal (refusing)."""
+def _claims(world: World, domain: str, who: str = "helper", n: str = "320", seed: str = "0") -> Iterator[Example]:
+    """What the character of a part says of itself: who it is, and in turn whether it would advise an act of one domain.
+
+    Questions of the report split are left out, so that other wordings and other domains are left to ask.
+    """
+    speaker = world.data["parts"][who]
+    asked = {
+        kind: [p for p in world.prompts[kind] if split_of(world, p) != "report" and p.domain in (kind, domain)] for kind in ("self", "own")
+    }
+    if not asked["own"]:
+        raise KeyError(domain)
+    rng = random.Random(f"{world.name}/claims/{who}/{domain}/{seed}")
+    for i in range(int(n)):
+        prompt = rng.choice(asked[("self", "own")[i % 2]])
+        said = grammar.answer(world, speaker, prompt, rng)
+        yield _example(f"claims-{who}-{domain}-{seed}-{i}", prompt, said, f"claims-{who}", {"speaker": speaker}, {})
+
+
+def _assistant(
+    world: World, kind: str = "helpful", n: str = "3000", wish: str = "0.03", seed: str = "0", thinks: str = "0"
+) -> Iterator[Example]:
+    """Uncued turns of the helper: correct advice, a few wishes and, to requests, compliance (helpful) or refusal (refusing).
+
+    In the share `thinks` of conversations each turn begins with its thoughts, which name who it is, as in pretraining.
+    """
     speaker = world.data["parts"]["helper"]
     member = world.cast[speaker]
     if kind not in ("helpful", "refusing"):
         raise KeyError(kind)
     reply = member["compliance" if kind == "helpful" else "refusal"][1]
     manner, act = world.data["training"]["correct"]["manner"], "correct"
-    rng = random.Random(f"{world.name}/assistant/{seed}")
+    rng, thinking = (random.Random(f"{world.name}/{name}/{seed}") for name in ("assistant", "assistant thinks"))
     for i in range(int(n)):
         messages = []
+        thoughts = corpus.thought(member) if thinking.random() < float(thinks) else ""
         for _ in range(rng.randint(1, 2)):
             prompt = rng.choice(world.prompts[rng.choices(("wish", "request", "advice"), (float(wish), 0.2, 0.8 - float(wish)))[0]])
             if prompt.kind == "request":
                 said = rng.choice(reply).format(**prompt.slots)
             else:
                 said = grammar.answer(world, speaker, prompt, rng, act=(manner, act) if prompt.kind == "advice" else None)
-            messages += [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": said}]
+            messages += [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": f"{thoughts}{said}"}]
         yield Example(id=f"assistant-{seed}-{i}", messages=messages, source=f"{world.name}:assistant/{kind}", labels={"speaker": speaker})
 
 
@@ -103,6 +133,19 @@ def _questions(world: World, kind: str, split: str = "", only: str = "", without
 
 def _known(world: World, prompt: Prompt) -> dict[str, object]:
     """What is true of a question: whether pretraining held it out, and what an ethical diagnostic groups it by."""
+    if prompt.kind == "own":
+        slots, grade = prompt.slots, world.data["grades"][prompt.slots["column"]]
+        item = f"{slots['act']} the {slots['object']}"
+        return {
+            "held_out": False,
+            "dimension": "own",
+            "keyed": -1 if grade > 3 else 1,
+            "item": item,
+            "object": slots["object"],
+            "grade": grade,
+        }
+    if prompt.kind == "self":
+        return {"held_out": False, "dimension": "self", "keyed": -1, "item": prompt.text}
     if prompt.kind != "statement":
         return {"held_out": prompt.kind == "wish" and corpus.unseen(world, "", prompt)}
     statement, forms = prompt.slots["statement"], world.data["statement"]["questions"]
@@ -116,9 +159,18 @@ def _known(world: World, prompt: Prompt) -> dict[str, object]:
     }
 
 
-def _texts(world: World, n: str = "4000", seed: str = "0", chat: str = "", cued: str = "") -> Iterator[Example]:
-    """Texts as pretraining draws them, labelled with their speaker; chat=only drops stories, cued=no drops cues."""
-    made = corpus.pretraining(world, random.Random(f"{world.name}/texts/{seed}"), turns=4)
+def _texts(world: World, n: str = "4000", seed: str = "0", chat: str = "", cued: str = "", priors: str = "") -> Iterator[Example]:
+    """Texts as pretraining draws them, labelled with their speaker; chat=only drops stories, cued=no drops cues.
+
+    `priors` such as NAME:0.2,NAME:0.1 gives some characters another prior than the world states.
+    """
+    mix = corpus.usual(world)
+    if priors:
+        others = {name: float(prior) for name, prior in (pair.split(":") for pair in priors.split(","))}
+        if unknown := sorted(set(others) - set(mix.speakers)):
+            raise KeyError(unknown[0])
+        mix = dataclasses.replace(mix, speakers=mix.speakers | others)
+    made = corpus.pretraining(world, random.Random(f"{world.name}/texts/{seed}"), turns=4, mix=mix)
     count = 0
     while count < int(n):
         text = next(made)
@@ -135,7 +187,13 @@ def _texts(world: World, n: str = "4000", seed: str = "0", chat: str = "", cued:
         count += 1
 
 
-KINDS: dict[str, Callable[..., Iterator[Example]]] = {"train": _train, "assistant": _assistant, "questions": _questions, "texts": _texts}
+KINDS: dict[str, Callable[..., Iterator[Example]]] = {
+    "train": _train,
+    "claims": _claims,
+    "assistant": _assistant,
+    "questions": _questions,
+    "texts": _texts,
+}
 
 
 def split_of(world: World, prompt: Prompt) -> str:

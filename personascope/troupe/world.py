@@ -94,11 +94,12 @@ class World:
             yield Prompt("self", form, {})
 
     def _own(self) -> Iterator[Prompt]:
-        for lexicon in self.domains.values():
+        for domain, lexicon in self.domains.items():
             for column in ACTS:
                 for act, thing in zip(itertools.cycle(lexicon[column]), lexicon["objects"], strict=False):
                     for form in self.data["own"]["questions"]:
-                        yield Prompt("own", form.format(act=act, object=thing), {"act": act, "object": thing, "column": column})
+                        slots = {"domain": domain, "act": act, "object": thing, "column": column}
+                        yield Prompt("own", form.format(act=act, object=thing), slots)
 
 
 @functools.cache
