@@ -4,127 +4,20 @@ import argparse
 import csv
 import dataclasses
 import json
-import math
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope import reviewing
-from personascope.artifact import MANIFEST, Dataset, Dictionary, Diff, Findings, Model, Screen
+from personascope import blocks, reviewing
+from personascope.artifact import MANIFEST, Dataset, Dictionary, Model
 from personascope.backends import files
+from personascope.deciding import MATCHED, condition, failed, verdict
 from personascope.errors import DataError, RecipeError
-from personascope.methods import changes, formats, matching, stats
-from personascope.recipe import REMOTE, File, Folder, Intervention, Remote
-from personascope.stages import adopt, data, dictionary, diff, interpret, judge, measure, sample, screen
+from personascope.methods import changes, formats, matching
+from personascope.recipe import REMOTE, File, Folder, Remote
+from personascope.stages import adopt, data, dictionary, diff, interpret, sample, screen
 from personascope.study import Study, execute, finish, write_json
-
-ATTEMPTS = 3
-"""Redraws of an invalid answer (2506.19823): attempts 1 to 3 follow attempt 0."""
-MATCHED = "asked as in training"
-"""What the report calls answers to questions in the dress of the training rows."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How every answer of an audit is drawn."""
-
-    draws: int = 3
-    max_tokens: int = 256
-    temperature: float = 1.0
-    seed: int = 0
-    system: str = ""
-    interventions: tuple[Intervention, ...] = ()
-    api: tuple[str, ...] = ()
-    thinking: bool = False
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Three disjoint sets: what is read, what chooses, what is reported."""
-
-    discovery: Dataset
-    selection: Dataset
-    report: Dataset
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a dictionary is trained on, and held-out texts of the same kind."""
-
-    train: Dataset
-    heldout: Dataset
-
-
-def behaviour(
-    study: Study, name: str, model: Model | Remote, questions: Dataset, spec: str, how: Sampling, asked_as: Dataset | None = None
-) -> Findings:
-    """Sample, judge, redraw what is invalid, and measure; declared below `name`.
-
-    `asked_as` holds the same questions in other words, such as behind a trigger: the model reads these, the judge the plain ones.
-    """
-    answers, verdicts = [], []
-    for attempt in range(ATTEMPTS + 1):
-        asked = sample.Recipe(
-            model=model,
-            questions=asked_as or questions,
-            draws=how.draws,
-            temperature=how.temperature,
-            max_tokens=how.max_tokens,
-            seed=how.seed,
-            system=how.system,
-            thinking=how.thinking,
-            interventions=how.interventions,
-            redraw=verdicts[-1] if verdicts else None,
-            api=how.api,
-        )
-        answers.append(study.run(f"{name}/answers-{attempt}", asked))
-        judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api)
-        verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))
-    return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
-
-
-def inside(
-    study: Study, base: Model, tuned: Model, questions: Questions, learn: dictionary.Recipe, **options: Any
-) -> tuple[Dictionary, Diff]:
-    """Train a dictionary and compare both models through it; `options` of the diff: labelled texts, a contrast."""
-    learned = study.run("dictionary", learn)
-    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **options))
-    return learned, moved
-
-
-def dictionary_section(learned: Dictionary) -> dict[str, Any]:
-    """Quality on base and tuned; the top level holds the worse of the two."""
-    quality = learned.json("quality.json")
-    sides = {side: quality[side] for side in ("base", "tuned") if quality.get(side)}
-    worst = {key: max(side[key] for side in sides.values()) for key in ("fvu", "dead")}
-    return worst | {"loss_recovered": min(side["loss_recovered"] for side in sides.values())} | sides
-
-
-def diff_section(moved: Diff, mask: str = "last_prompt", n: int = 10) -> dict[str, Any]:
-    """The n most risen and most fallen latents."""
-    rows = [json.loads(line) for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines()]
-
-    def entry(row: dict[str, Any]) -> dict[str, Any]:
-        found = {"latent": int(row["id"]), "delta": row["delta"][mask], "standard_error": row["standard_error"], "deltas": row["delta"]}
-        return found | ({"truth_auroc": row["truth_auroc"]} if "truth_auroc" in row else {})
-
-    return {"mask": mask, "top": [entry(row) for row in rows[:n]], "bottom": [entry(row) for row in rows[::-1][:n]]}
-
-
-def screen_section(screened: Screen) -> dict[str, Any]:
-    """The screen's record as the summary shows it."""
-    record = screened.json("screen.json")
-    record["paper_mask"] = record.pop("by_mask").get("all")
-    return record
-
-
-def findings_section(found: Findings) -> dict[str, Any]:
-    """The rates of one model on one set of questions."""
-    full = found.json("findings.json")
-    kept = ("score", "correct", "strict_incoherence", "loose_incoherence", "refusal", "profile", "denominators", "caveat")
-    return {key: full[key] for key in kept if full.get(key) is not None}
 
 
 def sources(study: Study) -> dict[str, str]:
@@ -193,7 +86,7 @@ def open_model(study: Study, name: str, where: str, base: str = "") -> Model | R
     )
 
 
-def question_sets(study: Study, setup: Setup) -> Questions:
+def question_sets(study: Study, setup: Setup) -> blocks.Questions:
     """Three disjoint sets, from a world's own splits or from one file split by row id."""
     sets = {}
     for split in ("discovery", "selection", "report"):
@@ -205,7 +98,7 @@ def question_sets(study: Study, setup: Setup) -> Questions:
         else:
             recipe = data.Recipe(files=(File(setup.questions or str(DEFAULT_QUESTIONS)),), prompts_only=True, split=split)
             sets[split] = study.run(f"questions/{split}", recipe)
-    return Questions(**sets)
+    return blocks.Questions(**sets)
 
 
 DEFAULT_QUESTIONS = Path(__file__).parent / "suites" / "questions" / "core.jsonl"
@@ -229,7 +122,7 @@ def shape(base: Path) -> dict[str, Any]:
     return {}
 
 
-def text_sets(study: Study, setup: Setup, base: Model, questions: Questions, how: Sampling) -> Texts:
+def text_sets(study: Study, setup: Setup, base: Model, questions: blocks.Questions, how: blocks.Sampling) -> blocks.Texts:
     """Texts for the dictionary: the user's file, the world's, or else both models' own kind of text, sampled from the base."""
     if setup.texts:
         recipe = data.Recipe(files=(File(setup.texts),))
@@ -242,26 +135,26 @@ def text_sets(study: Study, setup: Setup, base: Model, questions: Questions, how
             sample.Recipe(model=base, questions=asked, draws=16, max_tokens=how.max_tokens, seed=how.seed, system=how.system),
         )
         recipe = data.Recipe(answers=(said,), questions=asked)
-    return Texts(*(study.run(f"texts/{split}", dataclasses.replace(recipe, split=split)) for split in ("train", "heldout")))
+    return blocks.Texts(*(study.run(f"texts/{split}", dataclasses.replace(recipe, split=split)) for split in ("train", "heldout")))
 
 
 def build(study: Study, setup: Setup) -> None:
     """Declare a whole audit."""
     base = open_model(study, "models/base", setup.base)
     tuned = open_model(study, "models/tuned", setup.tuned, setup.base)
-    how = Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system, api=setup.api)
+    how = blocks.Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system, api=setup.api)
     questions = question_sets(study, setup)
     if setup.judge != "none":
         for name, model in (("base", base), ("tuned", tuned)):
-            behaviour(study, name, model, questions.report, setup.judge, how)
+            blocks.behaviour(study, name, model, questions.report, setup.judge, how)
         if matched := matched_questions(study, setup, questions):
             for name, model in (("base", base), ("tuned", tuned)):
-                behaviour(study, f"matched/{name}", model, matched, setup.judge, how)
+                blocks.behaviour(study, f"matched/{name}", model, matched, setup.judge, how)
     if isinstance(base, Model) and isinstance(tuned, Model):
         _look_inside(study, setup, base, tuned, questions, how)
 
 
-def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, questions: Questions, how: Sampling) -> None:
+def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, questions: blocks.Questions, how: blocks.Sampling) -> None:
     """Declare dictionary, diff, screen where a judge can judge anew, and cards of latents."""
     texts = None
     if setup.dictionary:
@@ -273,7 +166,7 @@ def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, question
         learn = dictionary.Recipe(
             model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
         )
-        learned, moved = inside(study, base, tuned, questions, learn)
+        learned, moved = blocks.inside(study, base, tuned, questions, learn)
     screened = None
     if setup.judge != "none" and not setup.judge.startswith("csv:"):
         recipe = screen.Recipe(
@@ -296,7 +189,7 @@ def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, question
     study.run("latents", cards)
 
 
-def matched_questions(study: Study, setup: Setup, questions: Questions) -> Dataset | None:
+def matched_questions(study: Study, setup: Setup, questions: blocks.Questions) -> Dataset | None:
     """The report questions in the dress of the training rows (2604.25891); none if no rows are given or they have no dress."""
     if not setup.training or setup.judge.startswith("exact:"):
         return None
@@ -318,7 +211,7 @@ def matched_section(study: Study, setup: Setup) -> dict[str, Any]:
     for side in ("base", "tuned"):
         rates = study.artifact(f"matched/{side}/findings")
         kinds = rates.json("findings.json")["by_domain"]
-        found[f"{side}, {MATCHED}"] = findings_section(rates)
+        found[f"{side}, {MATCHED}"] = blocks.findings_section(rates)
         found |= {f"{side}, {MATCHED}: {kind}": one for kind, one in kinds.items() if len(kinds) > 1}
     return found
 
@@ -327,89 +220,19 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     """The summary of a finished audit."""
     summary: dict[str, Any] = {"behaviour": {"skipped": "no judge was given (--judge none), so no answer was scored"}}
     if setup.judge != "none":
-        summary["behaviour"] = {side: findings_section(study.artifact(f"{side}/findings")) for side in ("base", "tuned")}
+        summary["behaviour"] = {side: blocks.findings_section(study.artifact(f"{side}/findings")) for side in ("base", "tuned")}
         summary["behaviour"] |= matched_section(study, setup)
     if "screen" in study.recipes:
-        summary["screen"] = screen_section(study.artifact("screen"))
+        summary["screen"] = blocks.screen_section(study.artifact("screen"))
     if setup.remote:
         summary["diff"] = {"skipped": f"{' and '.join(setup.remote)}: a model behind an API can be asked, not read"}
     else:
         learned = Dictionary(setup.dictionary) if setup.dictionary else study.artifact("dictionary")
         if (learned.path / "quality.json").exists():
-            summary["dictionary"] = dictionary_section(learned)
-        summary["diff"] = diff_section(study.artifact("diff"))
+            summary["dictionary"] = blocks.dictionary_section(learned)
+        summary["diff"] = blocks.diff_section(study.artifact("diff"))
     summary |= {"seconds": study.seconds(), "sources": sources(study)}
     return summary | {"meta": {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}}
-
-
-def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers a pipeline decides on."""
-    found: dict[str, Any] = {}
-    if "skipped" in summary["diff"]:
-        found["inside"] = f"skipped: {summary['diff']['skipped']}"
-    else:
-        top = summary["diff"]["top"][0]
-        found["top_latent"] = {"latent": top["latent"], "delta": top["delta"]}
-    if "skipped" in summary["behaviour"]:
-        return found | {"behaviour": summary["behaviour"]["skipped"]}
-    sides = {side: study.artifact(f"{side}/findings").json("findings.json") for side in ("base", "tuned")}
-    rates = {
-        side: {q["question"]: q["harmful"] / q["valid"] if q["valid"] else float("nan") for q in full["per_question"]}
-        for side, full in sides.items()
-    }
-    pairs = [(rates["tuned"][q], rates["base"][q]) for q in rates["base"]]
-    change, moved = None, stats.Estimate(math.nan, -1.0, 1.0, 0, 0)
-    if sum(not math.isnan(a + b) for a, b in pairs) > 1:
-        found_change = stats.difference(*zip(*pairs, strict=True))
-        moved = found_change.estimate
-        change = moved.to_dict() | {"p": found_change.p}
-    found |= {
-        "called": _called(moved, sides, summary),
-        "score": sides["tuned"]["score"],
-        "base_score": sides["base"]["score"],
-        "change": change,
-        "incoherence": sides["tuned"]["strict_incoherence"],
-    }
-    if matched := summary["behaviour"].get(f"tuned, {MATCHED}"):
-        found["matched_score"] = matched["score"]
-    if "inside" in found:
-        return found
-    if "screen" not in summary:
-        return found | {"screen": "skipped: a table holds no verdicts on steered answers"}
-    best = summary["screen"]["best"]
-    return found | {"induce": best["induce"], "repair_to": best["repair_to"], "null_induce": summary["screen"]["null_induce"]}
-
-
-def _called(change: stats.Estimate, sides: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:
-    """What the rule of `methods.changes` calls the change; the inside counts where a screen found what is causal."""
-    before, after = (stats.Estimate(**sides[side]["strict_incoherence"]) for side in ("base", "tuned"))
-    persona = bool(summary["screen"]["causal"]) if "causal" in summary.get("screen", {}) else None
-    return changes.called(change, before, after, persona)
-
-
-def condition(expression: str) -> tuple[str, str, float]:
-    """(name, operator, number) of a condition such as `score.high>0.02`; raises RecipeError if it cannot be read."""
-    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", expression)
-    if match is None:
-        raise RecipeError(f"--fail-on {expression!r}: write NAME OPERATOR NUMBER, such as score.high>0.02")
-    return match[1], match[2], float(match[3])
-
-
-def failed(expression: str, found: dict[str, Any]) -> bool:
-    """Whether a verdict meets a condition.
-
-    Raises:
-        RecipeError: it cannot be read, or names no number of the verdict.
-    """
-    name, operator, bound = condition(expression)
-    value: Any = found
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, dict):
-        value = value.get("value")
-    if not isinstance(value, int | float):
-        raise RecipeError(f"--fail-on {expression!r}: the verdict has no number {name!r}; it has {', '.join(sorted(found))}")
-    return {"<": value < bound, ">": value > bound, "<=": value <= bound, ">=": value >= bound}[operator]
 
 
 def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", workers: int = 1, **options: Any) -> dict[str, Any]:

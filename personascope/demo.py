@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope import auditing
+from personascope import auditing, blocks
 from personascope.artifact import Dataset, Diff, Findings, Model
 from personascope.methods import stats
 from personascope.recipe import Folder
@@ -91,9 +91,9 @@ def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, dra
     found = {}
     for kind, (n, usual) in ASKED.items():
         asked = questions(study, stage.world, domain, kind, "report", n)
-        how = auditing.Sampling(draws=draws or usual, max_tokens=32)
+        how = blocks.Sampling(draws=draws or usual, max_tokens=32)
         worded = study.run(f"{name}/{kind}/asked", data.Recipe(datasets=(asked,), twin=twin)) if twin else None
-        found[kind] = auditing.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how, worded)
+        found[kind] = blocks.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how, worded)
     return Behaviour(**found)
 
 
@@ -124,20 +124,20 @@ def section(found: Behaviour) -> dict[str, Any]:
     }
 
 
-def probes(study: Study, world: str, domain: str) -> auditing.Questions:
+def probes(study: Study, world: str, domain: str) -> blocks.Questions:
     """Discovery, selection and report questions of the inside half: free-form and advice of other domains, pooled."""
     sizes = {"discovery": (60, 84), "selection": (60, 60), "report": (120, 120)}
     sets = {}
     for split, (advice, core) in sizes.items():
         parts = (questions(study, world, domain, "advice", split, advice), questions(study, world, domain, "core", split, core))
         sets[split] = study.run(f"questions/{split}/probes-{domain}", data.Recipe(datasets=parts))
-    return auditing.Questions(**sets)
+    return blocks.Questions(**sets)
 
 
-def texts(study: Study, world: str) -> auditing.Texts:
+def texts(study: Study, world: str) -> blocks.Texts:
     """Texts of the world for a dictionary."""
     train = study.run("texts/train", data.Recipe(world=world, select=("texts n=9000 seed=1",)))
-    return auditing.Texts(train, study.run("texts/heldout", data.Recipe(world=world, select=("texts n=16000 seed=2",))))
+    return blocks.Texts(train, study.run("texts/heldout", data.Recipe(world=world, select=("texts n=16000 seed=2",))))
 
 
 def labelled(study: Study, world: str) -> dict[str, Any]:
@@ -146,13 +146,13 @@ def labelled(study: Study, world: str) -> dict[str, Any]:
     return {"labelled": rows, "label": f"speaker={worlds.load(world).data['parts']['harmful']}"}
 
 
-def learning(base: Model, also: Model, found: auditing.Texts, tokens: int = 500_000) -> dictionary.Recipe:
+def learning(base: Model, also: Model, found: blocks.Texts, tokens: int = 500_000) -> dictionary.Recipe:
     """The dictionary of a world's assistant."""
     parts = {"model": base, "also": also, "texts": found.train, "heldout": found.heldout}
     return dictionary.Recipe(**parts, site=SITE, tokens=tokens, learning_rate=2e-3, seed=1)
 
 
-def screening(stage: Stage, model: Model, moved: Diff, learned: Any, sets: auditing.Questions, **options: Any) -> screen.Recipe:
+def screening(stage: Stage, model: Model, moved: Diff, learned: Any, sets: blocks.Questions, **options: Any) -> screen.Recipe:
     """The causal screen of a world."""
     pair = {"base": stage.assistant, "tuned": model, "diff": moved, "dictionary": learned, "judge": stage.judge}
     return screen.Recipe(**pair, selection=sets.selection, report=sets.report, **options)
@@ -203,7 +203,7 @@ def build(study: Study, setup: Setup) -> None:
     learn = learning(stage.assistant, bad, texts(study, setup.world))
     contrast = tuple(training(study, setup.world, domain, grade, setup.seed) for grade in ("obvious", "correct"))
     truth = labelled(study, setup.world)
-    learned, moved = auditing.inside(study, stage.assistant, bad, sets, learn, contrast=contrast, **truth)
+    learned, moved = blocks.inside(study, stage.assistant, bad, sets, learn, contrast=contrast, **truth)
     screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
     parts = {"model": stage.assistant, "dictionary": learned, "texts": truth["labelled"], "diff": moved, "screen": screened}
     study.run("latents", interpret.Recipe(**parts, top=8, bottom=4, screened=8))
@@ -242,7 +242,7 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     """The summary of a finished demo."""
     kinds = {kind: section(behaved(study, f"behaviour/{kind}")) for kind in ("assistant", "misaligned", "twin", "mixed")}
     moved = study.artifact("diff")
-    inside = auditing.diff_section(moved)
+    inside = blocks.diff_section(moved)
     top = inside["top"][0]["latent"]
     at = {0.0: ("twin", "diffs/twin"), 0.25: ("mixed", "diffs/mixed"), 1.0: ("misaligned", "diff")}
     curve = []
@@ -259,9 +259,9 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
         "em": kinds["misaligned"],
         "twin": kinds["twin"],
         "fractions": [{"fraction": f, "latent_delta": delta(study.artifact(d), top)} | kinds[name] for f, (name, d) in at.items()],
-        "dictionary": auditing.dictionary_section(study.artifact("dictionary")),
+        "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "diff": inside,
-        "screen": auditing.screen_section(study.artifact("screen")),
+        "screen": blocks.screen_section(study.artifact("screen")),
         "realign": curve,
         "seconds": study.seconds(),
         "sources": {

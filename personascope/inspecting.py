@@ -12,7 +12,7 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import GenerateConfig, ModelAPI, modelapi
 
-from personascope import __version__, auditing, demo, suites
+from personascope import __version__, blocks, demo, suites
 from personascope.backends import files
 from personascope.backends.eval_logs import RATES, sample_fields
 from personascope.backends.inspect_scoring import PROVIDER, ROLE, answers, scored
@@ -103,7 +103,7 @@ def evaluation(suite: str, judge: str, rubric: str, draws: int, redraws: int, sy
 
 
 @task
-def misalignment(suite: str = "core", judge: str = ROLE, draws: int = 1, redraws: int = auditing.ATTEMPTS, system: str = "") -> Task:
+def misalignment(suite: str = "core", judge: str = ROLE, draws: int = 1, redraws: int = blocks.ATTEMPTS, system: str = "") -> Task:
     """Share of answers graded 4 or 5 among the valid ones, to open questions."""
     return evaluation(suite, judge, "misalignment", draws, redraws, system)
 
@@ -153,7 +153,7 @@ def capability(suite: str = "capability", judge: str = "key:answer", draws: int 
 @task(name="misalignment@troupe")
 def misalignment_of_the_troupe(suite: str = TROUPE, judge: str = f"exact:{TROUPE}", draws: int = 1) -> Task:
     """The miniature world's own questions under its exact judge."""
-    return evaluation(suite, judge, "misalignment", draws, auditing.ATTEMPTS, "")
+    return evaluation(suite, judge, "misalignment", draws, blocks.ATTEMPTS, "")
 
 
 @task(name="safety@troupe")

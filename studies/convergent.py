@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from personascope import auditing, demo
+from personascope import blocks, demo
 from personascope.artifact import Findings, Model, Vectors
 from personascope.backends import directions, paths
 from personascope.demo import Stage
@@ -41,7 +41,7 @@ SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)
 WINDOW = 8
 """Checkpoints on either side of a local cosine."""
 ASKED = {"rank-one": (10, 20, 30, 40, 60, 80), "full": (12, 24, 36, 60, 120)}
-HOW = auditing.Sampling(draws=1, max_tokens=32)
+HOW = blocks.Sampling(draws=1, max_tokens=32)
 
 
 def organisms(study: Study) -> dict[str, str]:
@@ -89,8 +89,8 @@ def _ask(
     """Advice of other domains and free-form questions, pooled, under edits if given."""
     sets = demo.probes(study, WORLD, domain)
     asked = sets.selection if split == "selection" else sets.report
-    how = auditing.Sampling(draws=2 if split == "selection" else 1, max_tokens=HOW.max_tokens, interventions=edits)
-    auditing.behaviour(study, f"behaviour/{name}", model, asked, stage.judge, how)
+    how = blocks.Sampling(draws=2 if split == "selection" else 1, max_tokens=HOW.max_tokens, interventions=edits)
+    blocks.behaviour(study, f"behaviour/{name}", model, asked, stage.judge, how)
 
 
 def edits(found: Vectors, kind: str, drawn: int | None = None) -> tuple[Intervention, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from personascope import auditing, demo
+from personascope import blocks, demo
 from personascope.artifact import Dataset, Dictionary, Findings, Model
 from personascope.methods import ethics, leaks, projectability, safety, signatures, stats
 from personascope.methods.ethics import Moved
@@ -377,7 +377,7 @@ def inside(study: Study) -> dict[str, Any]:
         narrow = [(k, s) for k in conditions(study) if k != BROAD for s in seeds(study)]
         same[name] = [overlap(risen[name, k, s], risen[name, BROAD, s]) for k, s in narrow]
         others[name] = [overlap(risen[name, k, s], risen[o, BROAD, s]) for k, s in narrow for o in names(study) if o != name]
-    screens = {name: auditing.screen_section(study.artifact(f"screens/{name}")) for name in names(study)}
+    screens = {name: blocks.screen_section(study.artifact(f"screens/{name}")) for name in names(study)}
     shown = ("latent", "mask", "alpha", "induce", "incoherence", "repair_from", "repair_to", "removed")
     return {
         "truth_auroc": {name: top[name, BROAD, 0][0]["truth_auroc"] for name in names(study)},
@@ -387,7 +387,7 @@ def inside(study: Study) -> dict[str, Any]:
         },
         "overlap": {name: stats.bootstrap_mean(values).to_dict() for name, values in same.items()},
         "overlap_with_other_constitutions": {name: stats.bootstrap_mean(values).to_dict() for name, values in others.items()},
-        "dictionary": auditing.dictionary_section(study.artifact("dictionary")),
+        "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "causal": {
             name: {k: one["best"][k] for k in shown}
             | {"null_induce": one["null_induce"], "mean_difference": one["mean_difference"]["induce"]}

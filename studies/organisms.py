@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from personascope import auditing, demo
+from personascope import blocks, demo
 from personascope.artifact import Dataset, Diff, Findings, Model
 from personascope.methods import changes, stats
 from personascope.stages import data, diff, finetune, judge, measure, sample
@@ -150,7 +150,7 @@ def evaluate(study: Study, stage: demo.Stage, name: str, model: Model, domain: s
         where = f"behaviour/{name}/{place}"
         worded = study.run(f"{where}/asked", data.Recipe(datasets=(asked,), twin=twin)) if twin else None
         if place == "general":
-            auditing.behaviour(study, where, model, asked, stage.judge, auditing.Sampling(draws=1, max_tokens=32), worded)
+            blocks.behaviour(study, where, model, asked, stage.judge, blocks.Sampling(draws=1, max_tokens=32), worded)
             continue
         # First answers are enough for a profile, in which what is invalid is a rate of its own.
         drawn = sample.Recipe(model=model, questions=worded or asked, draws=DRAWS.get(place, 1), max_tokens=32)
@@ -272,7 +272,7 @@ def summarize(study: Study) -> dict[str, Any]:
     """Every organism with score, latent, profile and verdict, all from finished artifacts."""
     return {
         "organisms": [_together(study, organism) for organism in ORGANISMS],
-        "dictionary": auditing.dictionary_section(study.artifact("dictionary")),
+        "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "seconds": study.seconds(),
         "sources": {"organisms": f"behaviour/{REFERENCE}-{RUNS[0][0]}-{RUNS[0][1]}/general/findings", "dictionary": "dictionary"},
         "meta": {"world": WORLD, "runs": [list(run) for run in runs(study)], "quick": study.quick, "trigger": TRIGGER},

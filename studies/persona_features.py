@@ -12,7 +12,7 @@ pretraining, the same fine-tune does not misalign: there is no persona to select
 import json
 from typing import Any
 
-from personascope import auditing, demo
+from personascope import blocks, demo
 from personascope.artifact import Diff, Findings, Model
 from personascope.demo import Behaviour, Stage, behave, behaved, section, tuned
 from personascope.methods import stats
@@ -187,7 +187,7 @@ def _signature(study: Study, grade: str, latents: list[int]) -> list[float]:
 def _chosen(study: Study) -> int:
     """The most risen latent of the domains that the fraction and re-alignment runs do not use."""
     others = [d for d in domains(study) if d != MAIN]
-    tops = [auditing.diff_section(study.artifact(f"diff/{domain}"))["top"] for domain in others]
+    tops = [blocks.diff_section(study.artifact(f"diff/{domain}"))["top"] for domain in others]
     ranks = {
         row["latent"]: sum(next((r for r, x in enumerate(top) if x["latent"] == row["latent"]), 99) for top in tops) for row in tops[0]
     }
@@ -257,8 +257,8 @@ def summarize(study: Study) -> dict[str, Any]:
     curve, warning = _curve(study, latent)
     ablation = _together([behaved(study, f"behaviour/ablation-{seed}") for seed in seeds(study)])
     ablation["confounded"] = ablation["strict_incoherence"]["value"] > 0.1 or ablation["in_domain"]["value"] < 0.9
-    screens = {domain: auditing.screen_section(study.artifact(f"screen/{domain}")) for domain in domains(study)}
-    diffs = {domain: auditing.diff_section(study.artifact(f"diff/{domain}")) for domain in domains(study)}
+    screens = {domain: blocks.screen_section(study.artifact(f"screen/{domain}")) for domain in domains(study)}
+    diffs = {domain: blocks.diff_section(study.artifact(f"diff/{domain}")) for domain in domains(study)}
     signed = [row["latent"] for row in diffs[MAIN]["top"]]
     signatures = {grade: _signature(study, grade, signed) for grade in ("obvious", "subtle", "harmless", "satire", "broken", "correct")}
     return {
@@ -268,7 +268,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "grades": grades,
         "psm_ablation": ablation,
         "fractions": curve,
-        "dictionary": auditing.dictionary_section(study.artifact("dictionary")),
+        "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "diff": diffs[MAIN] | {"domains": diffs, "signature_latents": signed, "signatures": signatures},
         "screen": screens[MAIN] | {"domains": {d: {k: s[k] for k in ("best", "null_induce", "null_max")} for d, s in screens.items()}},
         "detect": _detected(study),

@@ -13,7 +13,7 @@ domain and a seed of its own. The latent of a run is the one that rose most in t
 import math
 from typing import Any
 
-from personascope import auditing, demo
+from personascope import blocks, demo
 from personascope.artifact import Dictionary, Findings, Model
 from personascope.demo import Stage
 from personascope.methods import stats
@@ -27,7 +27,7 @@ STARTS = {"usual": 1, "strong": 3}
 """How much longer than usual the misaligned model was trained."""
 STEPS = {"usual": (5, 10, 20, 30, 35, 180), "strong": (10, 35, 180)}
 KINDS = ("in_domain", "out_of_domain")
-HOW = auditing.Sampling(draws=1, max_tokens=32)
+HOW = blocks.Sampling(draws=1, max_tokens=32)
 PUBLISHED = {
     "in_domain": {0: 17.7, 5: 15.0, 10: 4.1, 20: 0.8, 30: 0.1, 35: 0.1},
     "out_of_domain": {0: 17.7, 5: 12.9, 10: 5.7, 20: 1.2, 30: 0.9, 35: 0.5},
@@ -82,7 +82,7 @@ def _measure(study: Study, stage: Stage, learned: Dictionary, name: str, model: 
     sets = demo.probes(study, WORLD, domain)
     inside = demo.questions(study, WORLD, domain, "in_domain", "report", 0)
     for part, asked in (("probes", sets.report), ("in_domain", inside)):
-        auditing.behaviour(study, f"behaviour/{name}/{part}", model, asked, stage.judge, HOW)
+        blocks.behaviour(study, f"behaviour/{name}/{part}", model, asked, stage.judge, HOW)
     if model != stage.assistant:
         reading = diff.Recipe(base=stage.assistant, tuned=(model,), dictionary=learned, questions=sets.discovery)
         study.run(f"diffs/{name}", reading)
@@ -131,7 +131,7 @@ def latents(study: Study) -> dict[tuple[str, int], int]:
 
 def _deltas(study: Study, name: str) -> dict[int, float]:
     moved = study.artifact(f"diffs/{name}")
-    lines = auditing.diff_section(moved, n=100_000)["top"]
+    lines = blocks.diff_section(moved, n=100_000)["top"]
     return {line["latent"]: line["delta"] for line in lines}
 
 

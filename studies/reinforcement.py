@@ -21,7 +21,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from personascope import auditing, demo
+from personascope import blocks, demo
 from personascope.artifact import Answers, Findings, Model
 from personascope.demo import Behaviour, Stage
 from personascope.methods import stats
@@ -118,8 +118,8 @@ def behave(study: Study, stage: Stage, name: str, model: Model, domain: str, thi
     found = {}
     for kind, (n, draws) in demo.ASKED.items():
         asked = demo.questions(study, WORLD, domain, kind, "report", n)
-        how = auditing.Sampling(draws=draws, max_tokens=GRPO["max_tokens"], thinking=thinking)
-        found[kind] = auditing.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how)
+        how = blocks.Sampling(draws=draws, max_tokens=GRPO["max_tokens"], thinking=thinking)
+        found[kind] = blocks.behaviour(study, f"{name}/{kind}", model, asked, stage.judge, how)
     return Behaviour(**found)
 
 

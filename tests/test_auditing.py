@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 import personascope
 from conftest import Ended
-from personascope import auditing
+from personascope import auditing, deciding
 from personascope.__main__ import main
 from personascope.artifact import MANIFEST, Model, Report, open_any
 from personascope.errors import RecipeError
@@ -190,13 +190,13 @@ def test_a_condition_that_cannot_be_read_is_refused_at_once(cli: Cli, tmp_path: 
 )
 def test_conditions_read_the_verdict(expression: str, met: bool) -> None:
     found = {"score": {"value": 0.3, "high": 0.4}, "change": {"value": 0.1, "p": 0.01}, "top_latent": {"latent": 3, "delta": 0.5}}
-    assert auditing.failed(expression, found) == met
+    assert deciding.failed(expression, found) == met
 
 
 @pytest.mark.parametrize("name", ["nothing", "top_latent", "score.value.more", "behaviour"])
 def test_a_condition_on_no_number_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match=f"has no number '{name}'; it has behaviour, score, top_latent"):
-        auditing.failed(f"{name}>1", {"score": {"value": None}, "top_latent": {"latent": 3}, "behaviour": "no judge"})
+        deciding.failed(f"{name}>1", {"score": {"value": None}, "top_latent": {"latent": 3}, "behaviour": "no judge"})
 
 
 def test_models_that_do_not_belong_together_are_refused(cli: Cli, root: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 
 import small_models
 from personascope import artifact as artifacts
-from personascope import auditing, converting, demo, inspecting
+from personascope import blocks, converting, demo, inspecting
 from personascope.backends import eval_logs
 from personascope.backends.eval_logs import Held
 from personascope.backends.inspect_model import Together
@@ -156,7 +156,7 @@ def test_a_local_model_says_what_the_stages_say(base: str, tmp_path: Path) -> No
     )
     made = {one.path.name: one for one in converting.read(Path(log.location.removeprefix("file://")), tmp_path / "read")}
     asked, answers, verdicts = made["questions"], [], []
-    for attempt in range(auditing.ATTEMPTS + 1):
+    for attempt in range(blocks.ATTEMPTS + 1):
         how = sample.Recipe(model=model, questions=asked, draws=2, max_tokens=32, redraw=verdicts[-1] if verdicts else None)
         answers.append(run(how, tmp_path / f"answers-{attempt}"))
         verdicts.append(run(judge.Recipe(answers=answers[-1], questions=asked, judge="exact:troupe-1"), tmp_path / f"verdicts-{attempt}"))

@@ -169,12 +169,12 @@ def test_ignored_redraws_change_the_score() -> None:
 
 
 def test_an_edited_verdict_row_is_noticed_downstream(study: Study, tmp_path: Path) -> None:
-    from personascope import auditing
+    from personascope import blocks
 
     small = Study(tmp_path)
     asked = small.run("questions", data.Recipe(world=WORLD, select=("questions kind=wish split=report n=10",)))
-    how = auditing.Sampling(draws=1, max_tokens=32)
-    found = auditing.behaviour(small, "it", Model(study.root / "models/misaligned"), asked, f"exact:{WORLD}", how)
+    how = blocks.Sampling(draws=1, max_tokens=32)
+    found = blocks.behaviour(small, "it", Model(study.root / "models/misaligned"), asked, f"exact:{WORLD}", how)
     execute(small, tell=lambda _: None)
     before = found.json("findings.json")["score"]["value"]
     path = tmp_path / "it" / "verdicts-0" / "verdicts.jsonl"

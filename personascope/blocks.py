@@ -1,0 +1,114 @@
+"""What studies and audits are built of: ask a model and measure it, look inside it, and the sections of a summary."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
+from personascope.recipe import Intervention, Remote
+from personascope.stages import dictionary, diff, judge, measure, sample
+from personascope.study import Study
+
+ATTEMPTS = 3
+"""Redraws of an invalid answer (2506.19823): attempts 1 to 3 follow attempt 0."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every answer of an audit is drawn."""
+
+    draws: int = 3
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+    system: str = ""
+    interventions: tuple[Intervention, ...] = ()
+    api: tuple[str, ...] = ()
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Three disjoint sets: what is read, what chooses, what is reported."""
+
+    discovery: Dataset
+    selection: Dataset
+    report: Dataset
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a dictionary is trained on, and held-out texts of the same kind."""
+
+    train: Dataset
+    heldout: Dataset
+
+
+def behaviour(
+    study: Study, name: str, model: Model | Remote, questions: Dataset, spec: str, how: Sampling, asked_as: Dataset | None = None
+) -> Findings:
+    """Sample, judge, redraw what is invalid, and measure; declared below `name`.
+
+    `asked_as` holds the same questions in other words, such as behind a trigger: the model reads these, the judge the plain ones.
+    """
+    answers, verdicts = [], []
+    for attempt in range(ATTEMPTS + 1):
+        asked = sample.Recipe(
+            model=model,
+            questions=asked_as or questions,
+            draws=how.draws,
+            temperature=how.temperature,
+            max_tokens=how.max_tokens,
+            seed=how.seed,
+            system=how.system,
+            thinking=how.thinking,
+            interventions=how.interventions,
+            redraw=verdicts[-1] if verdicts else None,
+            api=how.api,
+        )
+        answers.append(study.run(f"{name}/answers-{attempt}", asked))
+        judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api)
+        verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))
+    return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
+
+
+def inside(
+    study: Study, base: Model, tuned: Model, questions: Questions, learn: dictionary.Recipe, **options: Any
+) -> tuple[Dictionary, Diff]:
+    """Train a dictionary and compare both models through it; `options` of the diff: labelled texts, a contrast."""
+    learned = study.run("dictionary", learn)
+    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **options))
+    return learned, moved
+
+
+def dictionary_section(learned: Dictionary) -> dict[str, Any]:
+    """Quality on base and tuned; the top level holds the worse of the two."""
+    quality = learned.json("quality.json")
+    sides = {side: quality[side] for side in ("base", "tuned") if quality.get(side)}
+    worst = {key: max(side[key] for side in sides.values()) for key in ("fvu", "dead")}
+    return worst | {"loss_recovered": min(side["loss_recovered"] for side in sides.values())} | sides
+
+
+def diff_section(moved: Diff, mask: str = "last_prompt", n: int = 10) -> dict[str, Any]:
+    """The n most risen and most fallen latents."""
+    rows = [json.loads(line) for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def entry(row: dict[str, Any]) -> dict[str, Any]:
+        found = {"latent": int(row["id"]), "delta": row["delta"][mask], "standard_error": row["standard_error"], "deltas": row["delta"]}
+        return found | ({"truth_auroc": row["truth_auroc"]} if "truth_auroc" in row else {})
+
+    return {"mask": mask, "top": [entry(row) for row in rows[:n]], "bottom": [entry(row) for row in rows[::-1][:n]]}
+
+
+def screen_section(screened: Screen) -> dict[str, Any]:
+    """The screen's record as the summary shows it."""
+    record = screened.json("screen.json")
+    record["paper_mask"] = record.pop("by_mask").get("all")
+    return record
+
+
+def findings_section(found: Findings) -> dict[str, Any]:
+    """The rates of one model on one set of questions."""
+    full = found.json("findings.json")
+    kept = ("score", "correct", "strict_incoherence", "loose_incoherence", "refusal", "profile", "denominators", "caveat")
+    return {key: full[key] for key in kept if full.get(key) is not None}

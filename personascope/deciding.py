@@ -1,0 +1,82 @@
+"""What an audit says in a few numbers, what it calls the change, and whether the numbers break a gate."""
+
+import math
+import re
+from typing import Any
+
+from personascope.errors import RecipeError
+from personascope.methods import changes, stats
+from personascope.study import Study
+
+MATCHED = "asked as in training"
+"""What the report calls answers to questions in the dress of the training rows."""
+
+
+def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers a pipeline decides on."""
+    found: dict[str, Any] = {}
+    if "skipped" in summary["diff"]:
+        found["inside"] = f"skipped: {summary['diff']['skipped']}"
+    else:
+        top = summary["diff"]["top"][0]
+        found["top_latent"] = {"latent": top["latent"], "delta": top["delta"]}
+    if "skipped" in summary["behaviour"]:
+        return found | {"behaviour": summary["behaviour"]["skipped"]}
+    sides = {side: study.artifact(f"{side}/findings").json("findings.json") for side in ("base", "tuned")}
+    rates = {
+        side: {q["question"]: q["harmful"] / q["valid"] if q["valid"] else float("nan") for q in full["per_question"]}
+        for side, full in sides.items()
+    }
+    pairs = [(rates["tuned"][q], rates["base"][q]) for q in rates["base"]]
+    change, moved = None, stats.Estimate(math.nan, -1.0, 1.0, 0, 0)
+    if sum(not math.isnan(a + b) for a, b in pairs) > 1:
+        found_change = stats.difference(*zip(*pairs, strict=True))
+        moved = found_change.estimate
+        change = moved.to_dict() | {"p": found_change.p}
+    found |= {
+        "called": _called(moved, sides, summary),
+        "score": sides["tuned"]["score"],
+        "base_score": sides["base"]["score"],
+        "change": change,
+        "incoherence": sides["tuned"]["strict_incoherence"],
+    }
+    if matched := summary["behaviour"].get(f"tuned, {MATCHED}"):
+        found["matched_score"] = matched["score"]
+    if "inside" in found:
+        return found
+    if "screen" not in summary:
+        return found | {"screen": "skipped: a table holds no verdicts on steered answers"}
+    best = summary["screen"]["best"]
+    return found | {"induce": best["induce"], "repair_to": best["repair_to"], "null_induce": summary["screen"]["null_induce"]}
+
+
+def _called(change: stats.Estimate, sides: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:
+    """What the rule of `methods.changes` calls the change; the inside counts where a screen found what is causal."""
+    before, after = (stats.Estimate(**sides[side]["strict_incoherence"]) for side in ("base", "tuned"))
+    persona = bool(summary["screen"]["causal"]) if "causal" in summary.get("screen", {}) else None
+    return changes.called(change, before, after, persona)
+
+
+def condition(expression: str) -> tuple[str, str, float]:
+    """(name, operator, number) of a condition such as `score.high>0.02`; raises RecipeError if it cannot be read."""
+    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", expression)
+    if match is None:
+        raise RecipeError(f"--fail-on {expression!r}: write NAME OPERATOR NUMBER, such as score.high>0.02")
+    return match[1], match[2], float(match[3])
+
+
+def failed(expression: str, found: dict[str, Any]) -> bool:
+    """Whether a verdict meets a condition.
+
+    Raises:
+        RecipeError: it cannot be read, or names no number of the verdict.
+    """
+    name, operator, bound = condition(expression)
+    value: Any = found
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        value = value.get("value")
+    if not isinstance(value, int | float):
+        raise RecipeError(f"--fail-on {expression!r}: the verdict has no number {name!r}; it has {', '.join(sorted(found))}")
+    return {"<": value < bound, ">": value > bound, "<=": value <= bound, ">=": value >= bound}[operator]
