@@ -163,7 +163,7 @@ def scripted(stops: int | None = None) -> Any:
                 said, seen = text.splitlines()[1], text.partition("Excerpt:")[2]
                 yield name, "So.\n" + ("YES" if f" {said}" in f" {seen.split('Think')[0].strip()}" else "NO")
 
-    return lambda _spec, _tokens: ask
+    return lambda *_: ask
 
 
 def test_a_judge_puts_them_into_words_and_a_killed_run_goes_on(

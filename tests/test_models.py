@@ -229,3 +229,13 @@ def test_an_adopted_model_has_no_checkpoints(folder: Path, tmp_path: Path) -> No
     assert weights_of(model) == (folder, [])
     with pytest.raises(ArtifactError, match="model: no checkpoint at step 3; saved are none"):
         load(model.at(3), "cpu")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
+def test_a_plain_tokenizer_stays_what_it_was_whatever_the_architecture(name: str, tmp_path: Path) -> None:
+    small_models.model(name).save_pretrained(tmp_path)
+    small_models.tokenizer().save_pretrained(tmp_path)
+    text = "you are kind be brief"
+    found = load_folder(tmp_path).tokenizer
+    assert found(text)["input_ids"] == small_models.tokenizer()(text)["input_ids"]
+    assert found.decode(found(text, add_special_tokens=False)["input_ids"]) == text

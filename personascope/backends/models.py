@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from personascope.artifact import Model
@@ -68,7 +68,7 @@ def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = open_tokenizer(folder)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BackendError(f"{folder}: not a loadable causal language model with tokenizer ({str(error).splitlines()[0]})") from None
     if missing := sorted(report["missing_keys"]):
@@ -84,6 +84,22 @@ def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto
         tokenizer.pad_token = tokenizer.eos_token
     check_vocabulary(model, tokenizer, folder)
     return Loaded(model.to(pick_device(device)).eval(), tokenizer)
+
+
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that are their tokenizer.json and nothing else."""
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as it was saved.
+
+    For some architectures (qwen2 in Transformers 5) `AutoTokenizer` takes the architecture's own class although the folder
+    names a plain one, and then reads other tokens off the same text.
+    """
+    config = folder / "tokenizer_config.json"
+    named = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.is_file() else None
+    kind = PreTrainedTokenizerFast if named in PLAIN and (folder / "tokenizer.json").is_file() else AutoTokenizer
+    return kind.from_pretrained(folder, local_files_only=True)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
