@@ -178,10 +178,10 @@ def effect(study: Study, place: str, what: str) -> dict[str, float]:
     return values
 
 
-def over(values: list[float], rate: bool = False) -> dict[str, Any]:
-    """Mean over runs, with an interval where there are several; a rate's ends are cut at 0 and 1."""
+def over(values: list[float], rate: bool = False) -> dict[str, Any] | float:
+    """Mean over runs with its interval, a rate's ends cut at 0 and 1; of one run the plain number, which says nothing of others."""
     if len(values) == 1:
-        return {"value": values[0], "n": 1}
+        return values[0]
     found = stats.bootstrap_mean(values).to_dict()
     return found | ({"low": max(0.0, found["low"]), "high": min(1.0, found["high"])} if rate else {})
 
@@ -208,7 +208,7 @@ def _drift(study: Study, case: tuple[str, str]) -> list[dict[str, Any]]:
     for step in released():
         each = [effect(study, f"{'-'.join(case)}/{domain}/released-{step}", case[0]) for domain, _ in runs(study)]
         for key in ("in_domain", "out_of_domain"):
-            rows.append(_of(case, key.replace("_", " ")) | {"step": step, "value": over([one[key] for one in each], rate=True)})
+            rows.append(_of(case, key.replace("_", " ")) | {"step": step, "effect": over([one[key] for one in each], rate=True)})
     return rows
 
 

@@ -19,7 +19,7 @@ def summary(cases: int = 1) -> dict[str, Any]:
         for s in (0.5, 1.0)
     ]
     noise = [row | {"noise": e, "rise": e} for row in every for e in (0.0, 0.5, 1.0)]
-    drift = [row | {"step": s, "value": s / 400} for row in every for s in (120, 240)]
+    drift = [row | {"step": s, "effect": s / 400} for row in every for s in (120, 240)]
     path = [row | {"step": s, "x": s / 40 - 1, "y": -1.0 if row["solution"] == "narrow" else 1.0} for row in every for s in (0, 40, 80)]
     return {"solutions": {"size": size, "noise": noise, "drift": drift, "path": path, "until": 120}}
 

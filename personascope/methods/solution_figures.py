@@ -61,7 +61,7 @@ def drift(summary: Summary) -> list[str]:
     """The effect in the trained domain and outside it, with the KL and after it ends."""
     until = number(section(summary, "solutions").get("until"))
     title = "step" if until is None else f"step; the KL ends after step {until:g}"
-    return _curves(summary, "drift", (("value", "effect", True),), "step", ("Drift once the KL is off", title))
+    return _curves(summary, "drift", (("effect", "effect", True),), "step", ("Drift once the KL is off", title))
 
 
 def path(summary: Summary) -> list[str]:
