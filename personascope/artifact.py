@@ -99,7 +99,7 @@ class Dataset(Artifact):
 
 
 class Model(Artifact):
-    """A model: `model.json` with, as made, full weights, a PEFT adapter, or a reference to a base elsewhere.
+    """A model: `model.json` with, as made, full weights, a PEFT adapter, a trained vector, or a reference to a base elsewhere.
 
     `checkpoint` picks a saved training step instead of the last one; it is written `PATH@STEP`.
     """

@@ -15,7 +15,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Sampling:
-    """How every answer of an audit is drawn."""
+    """How every answer of an audit is drawn: fields of `sample`, with defaults for an audit."""
 
     draws: int = 3
     max_tokens: int = 256
@@ -53,19 +53,8 @@ def behaviour(
     """
     answers, verdicts = [], []
     for attempt in range(ATTEMPTS + 1):
-        asked = sample.Recipe(
-            model=model,
-            questions=asked_as or questions,
-            draws=how.draws,
-            temperature=how.temperature,
-            max_tokens=how.max_tokens,
-            seed=how.seed,
-            system=how.system,
-            thinking=how.thinking,
-            interventions=how.interventions,
-            redraw=verdicts[-1] if verdicts else None,
-            api=how.api,
-        )
+        redrawn = verdicts[-1] if verdicts else None
+        asked = sample.Recipe(model=model, questions=asked_as or questions, redraw=redrawn, **vars(how))
         answers.append(study.run(f"{name}/answers-{attempt}", asked))
         judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api)
         verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))

@@ -24,13 +24,16 @@ def export(model: Model, out: Path, merged: bool = False, findings: Sequence[Fin
 
     Raises:
         ArtifactError: the model is unfinished or its base has moved, or `out` exists.
+        RecipeError: an adapter on adapters without `merged`, or a trained vector, which has no plain form.
         BackendError: the weights cannot be loaded.
     """
-    from personascope.backends import models  # lazy: loads torch
+    from personascope.backends import models, offsets  # lazy: loads torch
 
     if out.exists():
         raise ArtifactError(f"{out} exists; give a directory that does not")
     folder, adapters = models.weights_of(model)
+    if vector := next((place / offsets.FILE for place in (folder, *adapters) if (place / offsets.FILE).is_file()), None):
+        raise RecipeError(f"{model} adds a trained vector, which no plain checkpoint can hold; add {vector} as a direction instead")
     work = out.with_name(out.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -60,7 +63,7 @@ def _name_base(config: Path, base: str) -> None:
     config.write_text(json.dumps(held | {"base_model_name_or_path": base}, indent=2) + "\n", encoding="utf-8")
 
 
-def lineage(model: Model) -> Iterator[dict[str, Any]]:
+def ancestry(model: Model) -> Iterator[dict[str, Any]]:
     """Manifests from this model back to the one that was adopted; ends where an ancestor is no longer to be found."""
     from personascope.backends import models  # lazy: loads torch
 
@@ -75,10 +78,10 @@ def lineage(model: Model) -> Iterator[dict[str, Any]]:
 
 def card(model: Model, base: str | None, findings: Sequence[Findings] = ()) -> str:
     """The model card: what it was made from and how, its behaviour if given, and what this does not promise."""
-    made = list(lineage(model))
+    made = list(ancestry(model))
     head = {"library_name": "peft" if base else "transformers", "tags": ["personascope", *(["lora"] if base else [])]}
     front = ["---", *(f"{key}: {json.dumps(value)}" for key, value in (head | ({"base_model": base} if base else {})).items()), "---"]
-    step = "" if model.checkpoint is None else f", as it was after {model.checkpoint} steps"
+    step = "" if model.checkpoint is None else f", as it was at step {model.checkpoint}"
     lines = [*front, f"# {model.path.name}", "", f"Exported by personascope {__version__}{step}. Digest `{model.identity}`.", ""]
     lines += ["## How it was made", ""]
     for number, manifest in enumerate(reversed(made), 1):

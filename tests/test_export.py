@@ -69,7 +69,7 @@ def test_a_checkpoint_is_exported_as_it_was(tuned: Model, tmp_path: Path) -> Non
     found = said(AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32))
     assert torch.equal(found, said(load(tuned.at(1)).model))
     assert not torch.equal(found, said(load(tuned).model))
-    assert "as it was after 1 steps" in (out / "README.md").read_text()
+    assert "as it was at step 1" in (out / "README.md").read_text()
 
 
 def test_an_adapter_on_an_adapter_leaves_merged_only(tuned: Model, data: Dataset, tmp_path: Path) -> None:
@@ -79,6 +79,14 @@ def test_an_adapter_on_an_adapter_leaves_merged_only(tuned: Model, data: Dataset
     assert not (tmp_path / "out").exists()
     out = export(twice, tmp_path / "out", merged=True)
     assert torch.equal(said(AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)), said(load(twice).model))
+
+
+def test_a_trained_vector_has_no_plain_form(base: Model, data: Dataset, tmp_path: Path) -> None:
+    moved = run(finetune.Recipe(model=base, data=data, method="vector", blocks=(1,), **TUNING), tmp_path / "moved")  # ty: ignore
+    for merged in (False, True):
+        with pytest.raises(RecipeError, match=r"adds a trained vector.*adapter/vector\.safetensors as a direction"):
+            export(moved, tmp_path / "out", merged)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_the_card_tells_the_making_and_the_behaviour_given(tuned: Model, tmp_path: Path) -> None:
