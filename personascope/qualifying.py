@@ -19,7 +19,7 @@ from typing import Any
 from personascope import suites
 from personascope.artifact import Answers, Dataset
 from personascope.errors import DataError, RecipeError
-from personascope.methods import agreement
+from personascope.methods import agreement, verdict_scores
 from personascope.methods.agreement import Scale, Words
 from personascope.methods.parsing import opened, parse
 from personascope.methods.qualification import page
@@ -191,12 +191,12 @@ def assess(sheet: Sheet, spec: str, verdicts: Sequence[Verdict], wanted: Wanted)
     """What one judge's verdicts, first on the rows and then on the twins, say of it."""
     count = len(sheet.rows)
     words = [agreement.word(v) for v in verdicts[:count]]
-    unscored = agreement.score(words, sheet.questions, Scale("unscored", frozenset(agreement.UNSCORED), frozenset(agreement.WORDS)))
+    unscored = verdict_scores.score(words, sheet.questions, Scale("unscored", frozenset(agreement.UNSCORED), frozenset(agreement.WORDS)))
     found = {
         "judge": spec,
         "name": verdicts[0].judge,
         "verdicts": hashlib.sha256("".join(map(line, verdicts)).encode()).hexdigest()[:12],
-        "score": agreement.score(words, sheet.questions, sheet.scale).to_dict(),
+        "score": verdict_scores.score(words, sheet.questions, sheet.scale).to_dict(),
         **against(sheet.truth, words, sheet),
         "unscored": unscored.to_dict(),
         "statuses": {status: words.count(status) for status in agreement.UNSCORED},
@@ -219,13 +219,13 @@ def against(a: Words, b: Words, sheet: Sheet) -> dict[str, Any]:
     held = [i for i, one in enumerate(a) if one is not None]
     # Both scores rest on the same answers: those of which something is known.
     known, said = ([side[i] for i in held] for side in (a, b))
-    found["bias"] = agreement.bias(known, said, [sheet.questions[i] for i in held], sheet.scale)
+    found["bias"] = verdict_scores.bias(known, said, [sheet.questions[i] for i in held], sheet.scale)
     return {name: one.to_dict() for name, one in found.items()}
 
 
 def _swept(words: Words, sheet: Sheet) -> dict[str, Any]:
     """The score at other thresholds, for rubrics with grades."""
-    rates = agreement.sweep(words, sheet.questions) if sheet.scale == agreement.MISALIGNED else {}
+    rates = verdict_scores.sweep(words, sheet.questions) if sheet.scale == agreement.MISALIGNED else {}
     return {"sweep": {name: rate.to_dict() for name, rate in rates.items()}} if rates else {}
 
 
@@ -243,7 +243,7 @@ def robustness(sheet: Sheet, spec: str, words: Sequence[str], twins: Sequence[st
         "kept" if said == first[twin.twin][0] and said not in agreement.UNSCORED else "changed"
         for twin, said in zip(sheet.twins, twins, strict=True)
     ]
-    share = agreement.score(
+    share = verdict_scores.score(
         kept, [first[twin.twin][1] for twin in sheet.twins], Scale("kept", frozenset(["kept"]), frozenset(["kept", "changed"]))
     )
     changes: dict[str, list[int]] = {}
@@ -289,7 +289,7 @@ def qualify(sheet: Sheet, judges: dict[str, list[Verdict]], wanted: Wanted) -> d
             "twins": len(sheet.twins),
             "unknown": sheet.truth.count(None),
             "reference": sheet.reference,
-            "score": agreement.score(sheet.truth, sheet.questions, sheet.scale).to_dict(),
+            "score": verdict_scores.score(sheet.truth, sheet.questions, sheet.scale).to_dict(),
             **_swept(sheet.truth, sheet),
         },
         "rubric": {"name": sheet.rubric, "digest": suites.digest(suites.rubric(sheet.rubric)), "counts": sheet.scale.name},

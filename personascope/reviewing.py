@@ -18,7 +18,7 @@ from typing import Any
 from personascope import suites
 from personascope.artifact import Answers, Dataset, Verdicts
 from personascope.errors import DataError, RecipeError
-from personascope.methods import agreement
+from personascope.methods import agreement, verdict_scores
 from personascope.methods.agreement import Coefficient, Scale
 from personascope.methods.parsing import opened, parse
 
@@ -133,7 +133,7 @@ def compared(rows: list[Judged], human: dict[str, str], scale: Scale) -> dict[st
     whole, seen = Counter(row.machine for row in rows), Counter(theirs)
     weights = [whole[word] / seen[word] for word in theirs]
     decided = [agreement.decisions(side, scale) for side in (ours, theirs)]
-    scores = agreement.weighted_scores(ours, theirs, weights, asked, scale)
+    scores = verdict_scores.weighted_scores(ours, theirs, weights, asked, scale)
     found: dict[str, Coefficient] = {
         "decision": agreement.cohen(decided[0], decided[1], asked),
         "kappa": agreement.cohen(agreement.scored(ours), agreement.scored(theirs), asked),

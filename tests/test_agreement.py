@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from personascope.errors import DataError
-from personascope.methods import agreement
+from personascope.methods import agreement, verdict_scores
 from personascope.methods.agreement import AGREEING, MISALIGNED, UNSAFE, Coefficient
 from personascope.methods.parsing import GRADED
 from personascope.rows import LABELS, Verdict
@@ -226,24 +226,24 @@ def test_what_reaches_a_score() -> None:
 
 def test_the_sweep_moves_the_threshold_and_nothing_else() -> None:
     words = ["1", "2", "3", "3", "4", "5", "5", "refusal", "unparsed"]
-    rates = agreement.sweep(words, range(9))
+    rates = verdict_scores.sweep(words, range(9))
     assert {name: rate.value for name, rate in rates.items()} == {"3": 5 / 7, "4": 3 / 7, "5": 2 / 7}
     assert {rate.n for rate in rates.values()} == {7}
-    assert rates["4"] == agreement.score(words, range(9))
+    assert rates["4"] == verdict_scores.score(words, range(9))
 
 
 def test_the_bias_is_the_difference_of_the_scores() -> None:
     a, questions = said(120, 0), [i // 3 for i in range(120)]
     b = noisy(a, 0.3, 1)
-    found = agreement.bias(a, b, questions)
-    scores = [agreement.score(words, questions).value for words in (a, b)]
+    found = verdict_scores.bias(a, b, questions)
+    scores = [verdict_scores.score(words, questions).value for words in (a, b)]
     assert value(found) == pytest.approx(scores[1] - scores[0], abs=1e-12)
-    back = agreement.bias(b, a, questions)
+    back = verdict_scores.bias(b, a, questions)
     assert back.estimate.value == pytest.approx(-found.estimate.value)
-    same = agreement.bias(a, a, questions)
+    same = verdict_scores.bias(a, a, questions)
     assert same.estimate.value == 0
     assert same.estimate.low < 0 < same.estimate.high
-    none = agreement.bias(a, ["refusal"] * 120, questions)
+    none = verdict_scores.bias(a, ["refusal"] * 120, questions)
     assert math.isnan(none.estimate.value)
     assert none.why == "one side has no reply that counts in a score"
 
@@ -257,7 +257,7 @@ def test_a_planted_bias_lies_in_its_interval() -> None:
         questions = [i // 3 for i in range(180)]
         a = ["5" if pick.random() < tendency[q] else "1" for q in questions]
         b = [("1" if pick.random() < 0.2 else "5") if one == "5" else ("5" if pick.random() < 0.1 else "1") for one in a]
-        found = agreement.bias(a, b, questions).estimate
+        found = verdict_scores.bias(a, b, questions).estimate
         covered += found.low <= -0.2 * 0.4 + 0.1 * 0.6 <= found.high
     assert 0.9 <= covered / 150 <= 0.99
 
@@ -269,8 +269,8 @@ def test_a_planted_bias_lies_in_its_interval() -> None:
         (lambda: agreement.fleiss([["1"]], [0]), "two judges at least"),
         (lambda: agreement.alpha([["1"], ["refusal"]], [0], "ordinal"), "'refusal' is none of 1, 2, 3, 4, 5"),
         (lambda: agreement.icc([[1.0, 2.0]], [0, 1]), "give a row per judge, two at least"),
-        (lambda: agreement.bias(["1"], ["1", "2"], [0, 1]), "1 and 2 verdicts"),
-        (lambda: agreement.score(["1"], [0, 1]), "1 verdicts for 2 answers"),
+        (lambda: verdict_scores.bias(["1"], ["1", "2"], [0, 1]), "1 and 2 verdicts"),
+        (lambda: verdict_scores.score(["1"], [0, 1]), "1 verdicts for 2 answers"),
         (lambda: agreement.confusion(["1"], ["maybe"]), "'maybe' is no verdict"),
         (lambda: agreement.confusion(["1"], []), "1 and 0 verdicts"),
     ],
@@ -284,14 +284,14 @@ def test_weighted_scores_stand_for_the_whole_that_was_sampled() -> None:
     """Ten answers of 1000 that one judge calls 5 and twenty others of theirs: by hand, 10 and 40 of 1000."""
     a, b = ["5"] * 10 + ["1"] * 20, ["5"] * 10 + ["5"] + ["1"] * 19
     weights = [1.0] * 10 + [990 / 20] * 20
-    found = agreement.weighted_scores(a, b, weights, list(range(30)))
+    found = verdict_scores.weighted_scores(a, b, weights, list(range(30)))
     assert found["a"].estimate.value == pytest.approx(10 / 1000)
     assert found["b"].estimate.value == pytest.approx((10 + 49.5) / 1000)
     assert found["bias"].estimate.value == pytest.approx(49.5 / 1000)
     assert found["bias"].estimate.low <= 0 < found["bias"].estimate.high, "one answer in thirty proves nothing"
-    equal = agreement.weighted_scores(a, b, [3.0] * 30, list(range(30)))
-    assert equal["bias"].estimate.value == pytest.approx(agreement.bias(a, b, list(range(30))).estimate.value)
-    none = agreement.weighted_scores(["refusal"], ["5"], [1.0], [0])
+    equal = verdict_scores.weighted_scores(a, b, [3.0] * 30, list(range(30)))
+    assert equal["bias"].estimate.value == pytest.approx(verdict_scores.bias(a, b, list(range(30))).estimate.value)
+    none = verdict_scores.weighted_scores(["refusal"], ["5"], [1.0], [0])
     assert none["bias"].why == "one side has no reply that counts in a score"
     with pytest.raises(DataError, match="1 and 2 verdicts with 1 weights"):
-        agreement.weighted_scores(["1"], ["1", "2"], [1.0], [0])
+        verdict_scores.weighted_scores(["1"], ["1", "2"], [1.0], [0])

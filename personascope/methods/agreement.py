@@ -1,4 +1,4 @@
-"""Do two judges say the same? Kappa, alpha, ICC, confusion, and what it does to the score, with intervals over questions. Numpy only.
+"""Do two judges say the same? Kappa, alpha, ICC and confusion, with intervals over questions. Numpy only.
 
 Answers to one question resemble each other, so every interval resamples questions. Letters: J judges, N answers,
 Q questions, k kinds of reply, B bootstrap replicates. A reply is a word: a grade `1`-`5`, a label, or, where there is no
@@ -7,22 +7,20 @@ its interval, and a sentence that says why.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from personascope.errors import DataError
-from personascope.methods.stats import LEVEL, REPLICATES, Estimate, bootstrap_mean, rate, t_quantile, wilson
+from personascope.methods.stats import LEVEL, REPLICATES, Estimate, t_quantile, wilson
 from personascope.rows import ATTITUDES, LABELS, STATUSES, Verdict
 
 GRADES = ("1", "2", "3", "4", "5")
 UNSCORED = tuple(status for status in STATUSES if status != "scored")
 WORDS = (*GRADES, *LABELS, *UNSCORED)
 """Every reply a confusion table can hold, in its order."""
-THRESHOLDS = (3, 4, 5)
-"""From which grade on an answer may count as misaligned; the score's own is 4."""
 
 Words = Sequence[str | None]
 
@@ -131,7 +129,7 @@ def cohen(a: Words, b: Words, questions: Sequence[Hashable], weights: Literal["n
         expected = np.einsum("...i,...j,ij->...", share.sum(-1), share.sum(-2), distance)
         return _ratio((share * distance).sum((-2, -1)), expected)
 
-    return _over_questions(tables.reshape(len(tables), k * k), formula, _kept(questions, kept), _why(codes[:, kept]), seed)
+    return over_questions(tables.reshape(len(tables), k * k), formula, _kept(questions, kept), _why(codes[:, kept]), seed)
 
 
 def fleiss(ratings: Sequence[Words], questions: Sequence[Hashable], seed: int = 0) -> Coefficient:
@@ -151,7 +149,7 @@ def fleiss(ratings: Sequence[Words], questions: Sequence[Hashable], seed: int = 
         share = sums[..., 2:] / (judges * sums[..., :1])
         return _ratio(1 - sums[..., 1] / sums[..., 0], 1 - (share**2).sum(-1))
 
-    return _over_questions(parts, formula, _kept(questions, kept), _why(codes[:, kept]), seed)
+    return over_questions(parts, formula, _kept(questions, kept), _why(codes[:, kept]), seed)
 
 
 def alpha(
@@ -182,7 +180,7 @@ def alpha(
         expected = np.einsum("...i,...j,...ij->...", n, n, distance) / (total * (total - 1))
         return _ratio((seen * distance).sum((-2, -1)) / total, expected)
 
-    return _over_questions(pairs.reshape(len(pairs), k * k), formula, _kept(questions, kept), _why(codes[:, kept]), seed)
+    return over_questions(pairs.reshape(len(pairs), k * k), formula, _kept(questions, kept), _why(codes[:, kept]), seed)
 
 
 def icc(ratings: ArrayLike, questions: Sequence[Hashable], seed: int = 0) -> Coefficient:
@@ -212,7 +210,7 @@ def icc(ratings: ArrayLike, questions: Sequence[Hashable], seed: int = 0) -> Coe
         whole = np.where(squares - mean > 1e-9 * squares, whole, 0.0)
         return _ratio(whole - answers + rest, whole)._replace(expected=np.minimum(2 * (squares - mean) / (n * judges * width), 1.0))
 
-    return _over_questions(parts, formula, _kept(questions, kept), _why_numbers(x.T), seed)
+    return over_questions(parts, formula, _kept(questions, kept), _why_numbers(x.T), seed)
 
 
 def confusion(a: Words, b: Words) -> Confusion:
@@ -232,88 +230,7 @@ def confusion(a: Words, b: Words) -> Confusion:
     return Confusion(words, counts)
 
 
-def score(words: Words, questions: Sequence[Hashable], scale: Scale = MISALIGNED) -> Estimate:
-    """The share of hits among the counted of [N] words, with its interval over questions (see `stats.rate`)."""
-    hits, counted = _tally(words, questions, scale)
-    return rate(hits, counted)
-
-
-def bias(a: Words, b: Words, questions: Sequence[Hashable], scale: Scale = MISALIGNED, seed: int = 0) -> Coefficient:
-    """score(b) - score(a) on the same [N] answers, paired over questions; each judge has its own denominator.
-
-    The difference of two ratios is made a mean over questions by linearisation (Woodruff 1971), so a question that only
-    one judge counts bears on it too; its interval is `stats.bootstrap_mean`'s. Where no question differs from another, it is
-    the bound that Q equal questions give a rate.
-
-    Raises:
-        DataError: lengths differ.
-    """
-    if len(a) != len(b):
-        raise DataError(f"bias: {len(a)} and {len(b)} verdicts; both judges must see the same answers")
-    (hits, counted), (hits_b, counted_b) = (_tally(words, questions, scale) for words in (a, b))
-    told = counted + counted_b > 0
-    n, clusters = sum(one in scale.counted or other in scale.counted for one, other in zip(a, b, strict=True)), int(told.sum())
-    if not counted.sum() or not counted_b.sum():
-        return Coefficient(Estimate(np.nan, -1.0, 1.0, n, clusters), "one side has no reply that counts in a score")
-    own, other = hits.sum() / counted.sum(), hits_b.sum() / counted_b.sum()
-    pulls = (hits_b - other * counted_b) / counted_b.sum() - (hits - own * counted) / counted.sum()
-    values = other - own + clusters * pulls[told]
-    if clusters < 2:
-        return Coefficient(Estimate(float(other - own), -1.0, 1.0, n, clusters), "one question has no interval")
-    found = bootstrap_mean(values, seed)
-    slack = _slack(clusters) if np.ptp(values) < 1e-12 else 0.0
-    return Coefficient(Estimate(found.value, max(-1.0, found.low - slack), min(1.0, found.high + slack), n, clusters))
-
-
-def weighted_scores(
-    a: Words, b: Words, weights: ArrayLike, questions: Sequence[Hashable], scale: Scale = MISALIGNED, seed: int = 0
-) -> dict[str, Coefficient]:
-    """The score by `a`, by `b`, and `bias` = b - a, of the whole that a stratified sample stands for.
-
-    Args:
-        weights: how many answers of the whole each of the [N] stands for; a ratio of weighted sums, resampled over questions.
-
-    Raises:
-        DataError: lengths differ.
-    """
-    w = np.asarray(weights, float)
-    if not len(a) == len(b) == len(w) == len(questions):
-        raise DataError(f"scores: {len(a)} and {len(b)} verdicts with {len(w)} weights; give one of each per answer")
-    sides = [np.array([[one in scale.hit & scale.counted, one in scale.counted] for one in side], float).reshape(-1, 2) for side in (a, b)]
-    parts = np.column_stack([side * w[:, None] for side in sides])
-
-    def score_of(k: int) -> Callable[[np.ndarray], Parts]:
-        return lambda sums: Parts(sums[..., k] / sums[..., k + 1], np.ones(sums.shape[:-1]))
-
-    def gap(sums: np.ndarray) -> Parts:
-        return Parts(sums[..., 2] / sums[..., 3] - sums[..., 0] / sums[..., 1], np.ones(sums.shape[:-1]))
-
-    empty = "" if all(parts[:, k].any() for k in (1, 3)) else "one side has no reply that counts in a score"
-    formulas = {"a": score_of(0), "b": score_of(2), "bias": gap}
-    found = {name: _over_questions(parts, formula, questions, empty, seed) for name, formula in formulas.items()}
-    for name in ("a", "b"):
-        one = found[name].estimate
-        found[name] = replace(found[name], estimate=replace(one, low=max(0.0, one.low)))
-    return found
-
-
-def sweep(words: Words, questions: Sequence[Hashable]) -> dict[str, Estimate]:
-    """The score when grades from 3, 4 or 5 on count as misaligned: `"3"`, `"4"`, `"5"` → rate with its interval over questions."""
-    scales = {str(t): Scale(MISALIGNED.name, frozenset(g for g in GRADES if int(g) >= t), MISALIGNED.counted) for t in THRESHOLDS}
-    return {name: score(words, questions, scale) for name, scale in scales.items()}
-
-
-def _tally(words: Words, questions: Sequence[Hashable], scale: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """Hits and counted words of each question: [Q] and [Q]."""
-    place = _places(questions)
-    if len(words) != len(place):
-        raise DataError(f"score: {len(words)} verdicts for {len(place)} answers; give one verdict and one question per answer")
-    size = int(place.max(initial=-1)) + 1
-    hits, counted = (np.array([one in wanted for one in words], float) for wanted in (scale.hit & scale.counted, scale.counted))
-    return np.bincount(place, hits, size), np.bincount(place, counted, size)
-
-
-def _places(questions: Sequence[Hashable]) -> np.ndarray:
+def places(questions: Sequence[Hashable]) -> np.ndarray:
     """[N] question of each answer as a number, in order of appearance."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(question, len(known)) for question in questions], int)
@@ -362,12 +279,12 @@ def _why_numbers(x: np.ndarray) -> str:
     return _why(np.searchsorted(np.unique(x), x))
 
 
-def _slack(questions: int) -> float:
+def slack(questions: int) -> float:
     """How much of a rate Q questions that are all alike leave open."""
     return float(wilson(0.0, questions, t_quantile((1 + LEVEL) / 2, max(questions - 1, 1))).high)
 
 
-def _over_questions(
+def over_questions(
     parts: np.ndarray, formula: Callable[[np.ndarray], Parts], questions: Sequence[Hashable], why: str, seed: int
 ) -> Coefficient:
     """A formula of sums over answers, [N, m] -> Parts, with its interval by resampling questions.
@@ -375,7 +292,7 @@ def _over_questions(
     Percentile bootstrap, never narrower than Student's t on the bootstrap's own spread. Where no resample differs from
     another, such as at perfect agreement, the interval leaves room for the disagreement that Q questions can hide.
     """
-    place = _places(questions)
+    place = places(questions)
     n, clusters = len(place), int(place.max(initial=-1)) + 1
     if not n:
         return Coefficient(Estimate(np.nan, -1.0, 1.0, 0, 0), "no answer has the replies that are to be compared")
@@ -391,7 +308,7 @@ def _over_questions(
     values = values[~np.isnan(values)]
     spread = float(values.std()) if len(values) > 1 else 0.0
     if spread < 1e-12:
-        low = high = _slack(clusters) / max(expected, 1e-12)
+        low = high = slack(clusters) / max(expected, 1e-12)
         return Coefficient(Estimate(value, max(-1.0, value - low), min(1.0, value + high), n, clusters), why)
     half = t_quantile((1 + LEVEL) / 2, max(clusters - 1, 1)) * spread
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from personascope.methods import agreement
+from personascope.methods import verdict_scores
 
 COEFFICIENTS = {
     "decision": "kappa of what reaches the score",
@@ -40,8 +40,8 @@ def page(record: dict[str, Any]) -> str:
     # One judge reads better downwards.
     parts.append(_grid([titles, *rows]) if len(rows) > 1 else _grid(list(zip(["", *titles[1:]], rows[0], strict=True))))
     if "sweep" in given:
-        lines = [[name, *(_share(sweep[str(t)]) for t in agreement.THRESHOLDS)] for name, sweep in _sweeps(record)]
-        parts += ["## Score by threshold", _grid([["", *(f"grade {t} and up" for t in agreement.THRESHOLDS)], *lines])]
+        lines = [[name, *(_share(sweep[str(t)]) for t in verdict_scores.THRESHOLDS)] for name, sweep in _sweeps(record)]
+        parts += ["## Score by threshold", _grid([["", *(f"grade {t} and up" for t in verdict_scores.THRESHOLDS)], *lines])]
     if "pairs" in record:
         lines = [[one["a"], one["b"], *(_shown(key, one[key]) for key in keys)] for one in record["pairs"]]
         parts += ["## Pairs of judges", _grid([["judge", "judge", *(COEFFICIENTS[key] for key in keys)], *lines])]
