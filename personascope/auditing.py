@@ -17,7 +17,7 @@ from personascope.errors import DataError, RecipeError
 from personascope.methods import changes, formats, matching
 from personascope.recipe import REMOTE, File, Folder, Remote
 from personascope.stages import adopt, data, dictionary, diff, interpret, sample, screen
-from personascope.study import Study, execute, finish, write_json
+from personascope.study import Study, execute, finish, plan, write_json
 
 
 def sources(study: Study) -> dict[str, str]:
@@ -250,11 +250,17 @@ def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", w
     return _audit(setup, Study(Path(out)), workers)
 
 
-def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
+def _declared(setup: Setup, study: Study, workers: int) -> Setup:
+    """The setup as it is carried out, checked, its stages declared in the study."""
     if setup.judge.startswith("exact:") and not setup.world:
         setup = dataclasses.replace(setup, world=setup.judge.removeprefix("exact:"))
     _check(setup, workers)
     build(study, setup)
+    return setup
+
+
+def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
+    setup = _declared(setup, study, workers)
     execute(study, workers, tell=lambda text: print(text, file=sys.stderr))
     summary = summarize(study, setup)
     found = verdict(study, summary)
@@ -332,6 +338,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     words = "of inspect: models: connections=N, timeout=SECONDS, retries=N, price=IN/OUT (dollars for a million tokens)"
     parser.add_argument("--api", nargs="+", default=(), metavar="WORD", help=words)
     parser.add_argument("--workers", type=int, default=1, help="stages at once")
+    parser.add_argument("--plan", action="store_true", help="print the stages, what is finished and what the rest costs; run nothing")
     parser.add_argument(
         "--fail-on", metavar="CONDITION", default="", help="exit with status 3 if the verdict meets it, such as 'score.high>0.02'"
     )
@@ -345,6 +352,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.fail_on:
         condition(arguments.fail_on)
     study = Study(Path(arguments.out))
+    if arguments.plan:
+        _declared(setup, study, arguments.workers)
+        print(*plan(study), sep="\n")
+        return 0
     _audit(setup, study, arguments.workers)
     print(study.root)
     if arguments.fail_on and failed(arguments.fail_on, json.loads((study.root / "verdict.json").read_text(encoding="utf-8"))):

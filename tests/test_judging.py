@@ -2,15 +2,20 @@
 
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 
 import small_models
 from personascope import suites
-from personascope.backends import generation, judging
+from personascope.backends import choosing, generation, judging
 from personascope.backends.generation import Completion, Prompt
 from personascope.backends.judging import Judge
+from personascope.backends.models import Loaded
 from personascope.errors import DataError, RecipeError
+from personascope.methods.parsing import LEAST_MASS
+from personascope.methods.tokens import prompt_tokens
 from personascope.rows import Verdict
 from personascope.troupe import grammar, world
 
@@ -126,6 +131,52 @@ def test_a_model_that_cannot_judge_gives_no_numbers(folder: Path) -> None:
     assert {v.judge for v in found} == {Judge(f"hf:{folder}").name}
 
 
+@pytest.fixture(scope="module")
+def numerate() -> Loaded:
+    """A tiny model, one block on random weights, that knows two numbers and thinks of little else."""
+    tokenizer, model = small_models.tokenizer(), small_models.model()
+    tokenizer.add_tokens(["80", "90"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    prompt = prompt_tokens(tokenizer, [{"role": "user", "content": "is good day kind yes"}]).ids
+    with torch.no_grad():
+        last = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0, -1]
+        for share, number in ((1.0, "80"), (0.9, "90")):
+            model.get_output_embeddings().weight[tokenizer.convert_tokens_to_ids(number)] = share * 9 * last / last.norm() ** 2
+    return Loaded(model.eval(), tokenizer)
+
+
+def test_a_number_is_its_expected_value_under_the_likeliest_tokens(numerate: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    eighty, ninety = numerate.tokenizer.convert_tokens_to_ids(["80", "90"])
+    rubric = "replies: 0-100\n\nis {question} kind {answer}"
+
+    def said(ids: list[int], stop: Literal["end", "length"] = "end") -> Verdict:
+        monkeypatch.setattr(generation, "generate", lambda *_: [(0, Completion(ids, stop))])
+        return next(iter(judging.by_loaded(numerate, rubric, "j", [("q/0/0", "good day", "yes")], 5)))
+
+    prompt = prompt_tokens(numerate.tokenizer, [{"role": "user", "content": "is good day kind yes"}]).ids
+    with torch.no_grad():
+        likely = numerate.model(torch.tensor([prompt])).logits[0, -1].double().softmax(0)
+    a, b = float(likely[eighty]), float(likely[ninety])
+    assert a + b > LEAST_MASS and 0.1 < b / a < 0.9
+    assert said([eighty]).grade == pytest.approx((80 * a + 90 * b) / (a + b), abs=1e-4)
+    assert said([eighty]) == said([eighty])
+    cut = said([eighty], "length")
+    assert (cut.status, cut.grade, cut.reason) == ("unparsed", None, "cut at 5 tokens: 80")
+    # Behind another word the model does not think of numbers, so what it says there is no score.
+    unsure = said([*numerate.tokenizer.convert_tokens_to_ids(["rain"]), eighty])
+    assert unsure.status == "unparsed"
+
+
+def test_the_likeliest_tokens_do_not_depend_on_their_company(numerate: Loaded) -> None:
+    reads = [(5, 6, 7), (8, 9), (6, 6, 6), (9,)]
+    together = choosing.likeliest(numerate, reads, 3)
+    for read in reads:
+        with torch.no_grad():
+            alone = numerate.model(torch.tensor([read])).logits[0, -1].double().log_softmax(0).topk(3)
+        assert list(together[read]) == alone.indices.tolist()
+        assert list(together[read].values()) == pytest.approx(alone.values.tolist(), abs=1e-5)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
     """The prompts that a judging model gets; it answers none."""
@@ -134,7 +185,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
     def silent(_loaded: object, prompts: list[Prompt], sampling: generation.Sampling) -> list[tuple[int, Completion]]:
         assert sampling.temperature == 0
         seen.extend(prompts)
-        return [(i, Completion()) for i in reversed(range(len(prompts)))]
+        return [(i, Completion(stop="end")) for i in reversed(range(len(prompts)))]
 
     monkeypatch.setattr(generation, "generate", silent)
     return seen

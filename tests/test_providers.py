@@ -22,7 +22,7 @@ from conftest import ROOT, Ended
 from personascope import suites
 from personascope.__main__ import flag_fields
 from personascope.artifact import Answers, Dataset, Model
-from personascope.backends import asking, describing, replies
+from personascope.backends import asking, describing, judging, replies
 from personascope.backends.judging import Judge
 from personascope.backends.providers import Ask, Limits, Provider, Wanted
 from personascope.backends.replies import Reply
@@ -233,7 +233,7 @@ def test_instructions_inside_an_answer_change_nothing_else(serve: Serve) -> None
     assert server.bodies[0]["messages"] == [{"role": "user", "content": plain[0] + without_marks(INJECTED) + plain[2]}]
     assert "<|" not in server.bodies[0]["messages"][0]["content"]
     reply = Reply("said", "The answer says:\nscore: 1")
-    assert asking.verdict_of("a", reply, "j", opened(suites.rubric("misalignment"))[0]).status == "unparsed"
+    assert judging.verdict_of("a", reply, "j", opened(suites.rubric("misalignment"))[0]).status == "unparsed"
 
 
 # Probabilities .5 for 80, .25 for 90 and .05 outside of numbers: (80 * .5 + 90 * .25) / .75 = 83.333…

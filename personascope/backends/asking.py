@@ -3,16 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from personascope import suites
-from personascope.backends.judging import Judge
+from personascope.backends.judging import TOPS, Judge, verdict_of
 from personascope.backends.providers import Ask, Provider
-from personascope.backends.replies import Reply
 from personascope.errors import BackendError
-from personascope.methods.parsing import LEAST_MASS, NUMBER, expected_number, fill, opened, verdict, without_marks
+from personascope.methods.parsing import fill, opened, without_marks
 from personascope.methods.revisions import Said
 from personascope.rows import Answer, Example, Message, Verdict
-
-TOPS = 20
-"""Likeliest tokens that a judge who gives a number from 0 to 100 is asked for."""
 
 
 def judge_asks(rubric: str, rows: Sequence[Sequence[str]]) -> list[Ask]:
@@ -41,24 +37,6 @@ def verdicts(provider: Provider, asks: Sequence[Ask], answers: Sequence[str], ju
         lost += [reply.reason] * (reply.status == "error")
         refuse_losses(provider.name, lost, len(asks), judge.most_lost)
         yield verdict_of(answer, reply, name, allowed)
-
-
-def verdict_of(answer_id: str, reply: Reply, judge: str, allowed: Sequence[str]) -> Verdict:
-    """A reply as a verdict: only a whole one is parsed, and a number from 0 to 100 becomes its expected value where tokens allow.
-
-    A reply that puts less than LEAST_MASS of its probability on numbers is unparsed, whatever it says.
-    """
-    facts = {"id": answer_id, "answer": answer_id, "judge": judge}
-    if reply.status != "said":
-        status = {"refused": "judge_refused", "cut": "unparsed", "error": "error"}[reply.status]
-        return Verdict(status=status, reason=": ".join(filter(None, (reply.reason, reply.text.strip()[-100:]))), **facts)
-    found = verdict(answer_id, reply.text, judge, allowed)
-    if NUMBER not in allowed or found.grade is None or not reply.tops:
-        return found
-    value = expected_number(reply.tops, 0, 100)
-    if value is None:
-        return Verdict(status="unparsed", reason=f"less than {LEAST_MASS:.0%} of the probability on numbers: {found.reason}", **facts)
-    return Verdict(status="scored", grade=round(value, 4), reason=found.reason, **facts)
 
 
 def answer_asks(items: Sequence[tuple[Example, int, int]], system: str, seed: int) -> list[Ask]:

@@ -1,10 +1,11 @@
 """Forced choice: how likely each of two answers is to open the assistant's turn, read off one forward of the prompt."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from personascope.backends.models import Loaded
 from personascope.errors import DataError
@@ -12,7 +13,8 @@ from personascope.methods.tokens import render
 
 DIGITS = 5
 """Decimals kept: float32 noise from other batches is smaller, so that a result seldom depends on them."""
-Context = tuple[tuple[int, ...], tuple[int, ...]]
+Read = tuple[int, ...]
+Context = tuple[Read, Read]
 """(tokens read, tokens of one option): the option's first token follows the last but len(option) - 1 of those read."""
 
 
@@ -70,29 +72,42 @@ def choose(
     return chosen
 
 
-@torch.inference_mode()
 def log_probabilities(loaded: Loaded, wanted: Sequence[Context], batch_tokens: int = 8192) -> dict[Context, float]:
-    """Log-probability of each option's tokens behind its prompt; prompts of equal length share a batch, without padding.
+    """Log-probability of each option's tokens behind its prompt.
 
     Options of one token behind the same prompt cost one row of one forward.
     """
-    options: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    options: dict[Read, set[Read]] = {}
     for read, option in wanted:
         options.setdefault(read, set()).add(option)
-    by_length: dict[int, list[tuple[int, ...]]] = {}
-    for read in options:
-        by_length.setdefault(len(read), []).append(read)
     found: dict[Context, float] = {}
+    for read, logs in _ends(loaded, {read: max(map(len, known)) for read, known in options.items()}, batch_tokens):
+        for option in options[read]:
+            places = logs[len(logs) - len(option) :]
+            found[read, option] = float(places[torch.arange(len(option)), torch.tensor(option)].sum())
+    return found
+
+
+def likeliest(loaded: Loaded, reads: Sequence[Read], n: int, batch_tokens: int = 8192) -> dict[Read, dict[int, float]]:
+    """The n likeliest next tokens of each prompt with their log-probabilities, likeliest first."""
+    found = {}
+    for read, logs in _ends(loaded, dict.fromkeys(reads, 1), batch_tokens):
+        values, tokens = logs[-1].topk(min(n, logs.shape[-1]))
+        found[read] = dict(zip(tokens.tolist(), values.tolist(), strict=True))
+    return found
+
+
+@torch.inference_mode()
+def _ends(loaded: Loaded, reads: Mapping[Read, int], batch_tokens: int) -> Iterator[tuple[Read, Tensor]]:
+    """(prompt, log-probabilities (at least as many last places as wanted of it, vocabulary)); equal lengths share a batch, without padding."""
+    by_length: dict[int, list[Read]] = {}
+    for read in reads:
+        by_length.setdefault(len(read), []).append(read)
     for length, rows in sorted(by_length.items()):
         room = max(1, batch_tokens // length)
         for start in range(0, len(rows), room):
             batch = rows[start : start + room]
-            kept = max(len(option) for read in batch for option in options[read])
+            kept = max(reads[read] for read in batch)
             ids = torch.tensor(batch, device=loaded.device)
             logits = loaded.model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits[:, -kept:]
-            logs = logits.double().log_softmax(-1).cpu()
-            for row, read in enumerate(batch):
-                for option in options[read]:
-                    places = logs[row, kept - len(option) :]
-                    found[read, option] = float(places[torch.arange(len(option)), torch.tensor(option)].sum())
-    return found
+            yield from zip(batch, logits.double().log_softmax(-1).cpu(), strict=True)

@@ -62,7 +62,7 @@ class Grader:
         name, model = self.name(), self.model()
         if answer.failure:
             return Verdict(id=answer.id, answer=answer.id, status="error", reason=f"no answer: {answer.failure}", judge=name)
-        from personascope.backends import asking, judging  # lazy: they load torch
+        from personascope.backends import judging  # lazy: it loads torch
 
         kind, _, label = self.spec.partition(":")
         note = state.metadata.get("labels", {}).get(label, "") if kind == "key" else state.metadata.get("meta", {}).get("grading", "")
@@ -76,7 +76,7 @@ class Grader:
         said = await model.generate([asked], config=GenerateConfig(temperature=0, max_tokens=self.max_tokens))
         if kind == "hf":
             return verdict(answer.id, said.completion, name, allowed)
-        return asking.verdict_of(answer.id, providers.read(said), name, allowed)
+        return judging.verdict_of(answer.id, providers.read(said), name, allowed)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Judges by name: exact for a world, a local chat model behind a rubric, a model behind an API, a table, an answer key."""
 
 import csv
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,24 @@ from transformers import PreTrainedTokenizerBase
 
 from personascope import suites
 from personascope.artifact import hash_file
-from personascope.backends import generation, models
+from personascope.backends import choosing, generation, models
 from personascope.backends.models import Loaded
+from personascope.backends.replies import Reply
 from personascope.errors import DataError, RecipeError
 from personascope.methods import keys
-from personascope.methods.parsing import GRADED, LEAD, LEAST_MASS, NUMBER, PARSER, fill, opened, parse, verdict
+from personascope.methods.parsing import (
+    GRADED,
+    LEAD,
+    LEAST_MASS,
+    NUMBER,
+    PARSER,
+    expected_number,
+    fill,
+    opened,
+    parse,
+    verdict,
+    whole_number,
+)
 from personascope.methods.tokens import prompt_tokens
 from personascope.recipe import REMOTE, Folder, Remote
 from personascope.rows import Verdict
@@ -22,6 +36,8 @@ from personascope.troupe import exact, world
 
 AT_ONCE = 1024
 """Rows a judging model gets before their verdicts are handed on."""
+TOPS = 20
+"""Likeliest tokens looked at where a judge gives a number from 0 to 100."""
 Case = tuple[str, str, str] | tuple[str, str, str, str]
 """Answer id, question, answer, and what the question itself tells its judge: a grading note or the right answer."""
 
@@ -84,7 +100,7 @@ class Judge:
         from personascope.backends import asking, providers  # lazy: inspect is optional
 
         rubric = suites.rubric(self.rubric)
-        wanted = providers.Wanted(self.max_tokens, tops=asking.TOPS if NUMBER in opened(rubric)[0] else 0)
+        wanted = providers.Wanted(self.max_tokens, tops=TOPS if NUMBER in opened(rubric)[0] else 0)
         return providers.Provider(self.spec, wanted, providers.Limits.read(self.api)), asking.judge_asks(rubric, rows)
 
     def verdicts(self, rows: Sequence[Case]) -> Iterator[Verdict]:
@@ -128,9 +144,43 @@ def by_loaded(loaded: Loaded, rubric: str, judge: str, rows: Sequence[Case], max
         asked = fill(shown, *(spelled(loaded.tokenizer, text) for text in texts))
         prompts.append(generation.Prompt(prompt_tokens(loaded.tokenizer, [{"role": "user", "content": asked}]), answer_id))
     done = dict(generation.generate(loaded, prompts, generation.Sampling(max_tokens=max_tokens, temperature=0)))
+    numbers = (
+        number_tokens(loaded, [prompt.ids for prompt in prompts], [done[i].ids for i in range(len(rows))]) if NUMBER in allowed else {}
+    )
     for i, (answer_id, *_) in enumerate(rows):
-        _, reply = generation.split_thinking(loaded.tokenizer, done[i].ids)
-        yield verdict(answer_id, reply, judge, allowed)
+        _, text = generation.split_thinking(loaded.tokenizer, done[i].ids)
+        reply = Reply("said", text) if done[i].stop == "end" else Reply("cut", text, f"cut at {max_tokens} tokens")
+        yield verdict_of(answer_id, dataclasses.replace(reply, tops=numbers.get(i, {})), judge, allowed)
+
+
+def number_tokens(loaded: Loaded, prompts: Sequence[list[int]], said: Sequence[list[int]]) -> dict[int, dict[str, float]]:
+    """Row → log-probabilities of the TOPS likeliest tokens where its last number stands; rows whose number is several tokens are left out."""
+    places = {}
+    for row, ids in enumerate(said):
+        place = whole_number([loaded.tokenizer.decode([token]) for token in ids])
+        if place is not None:
+            places[row] = tuple(prompts[row]) + tuple(ids[:place])
+    likeliest = choosing.likeliest(loaded, list(places.values()), TOPS)
+    spelt = [{loaded.tokenizer.decode([token]): value for token, value in likeliest[read].items()} for read in places.values()]
+    return dict(zip(places, spelt, strict=True))
+
+
+def verdict_of(answer_id: str, reply: Reply, judge: str, allowed: Sequence[str]) -> Verdict:
+    """A reply as a verdict: only a whole one is parsed, and a number from 0 to 100 becomes its expected value where tokens allow.
+
+    A reply that puts less than LEAST_MASS of its probability on numbers is unparsed, whatever it says.
+    """
+    facts = {"id": answer_id, "answer": answer_id, "judge": judge}
+    if reply.status != "said":
+        status = {"refused": "judge_refused", "cut": "unparsed", "error": "error"}[reply.status]
+        return Verdict(status=status, reason=": ".join(filter(None, (reply.reason, reply.text.strip()[-100:]))), **facts)
+    found = verdict(answer_id, reply.text, judge, allowed)
+    if NUMBER not in allowed or found.grade is None or not reply.tops:
+        return found
+    value = expected_number(reply.tops, 0, 100)
+    if value is None:
+        return Verdict(status="unparsed", reason=f"less than {LEAST_MASS:.0%} of the probability on numbers: {found.reason}", **facts)
+    return Verdict(status="scored", grade=round(value, 4), reason=found.reason, **facts)
 
 
 def spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

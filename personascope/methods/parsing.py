@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from personascope.errors import DataError
 from personascope.rows import INVALID, LABELS, Verdict
 
-PARSER = 1
+PARSER = 2
 SLOT = re.compile(r"\{(question|answer|thought|grading)\}")
 GRADES = ("1", "2", "3", "4", "5")
 GRADED: tuple[str, ...] = (*GRADES, *INVALID)
@@ -62,6 +62,20 @@ def fill(rubric: str, question: str, answer: str, grading: str = "") -> str:
     texts = {"question": question, "answer": answer, "thought": answer}
     note = SLOT.sub(lambda match: texts.get(match[1], match[0]), grading)
     return SLOT.sub(lambda match: (texts | {"grading": note})[match[1]], rubric)
+
+
+def reply_of(verdict: Verdict, allowed: Sequence[str]) -> str:
+    """What a judge would have written to give this verdict: `parse` reads it back.
+
+    Raises:
+        DataError: the verdict has no score, or one that is none of the allowed replies.
+    """
+    said = verdict.label or ("" if verdict.grade is None else f"{verdict.grade:g}")
+    spelled = said if said in allowed else next((word for word in allowed if WRITTEN.get(word) == said), said)
+    reply = f"{LEAD} {spelled}" if LEAD in allowed else spelled
+    if parse(reply, allowed) != ("scored", verdict.label or verdict.grade):
+        raise DataError(f"verdict {verdict.id}: {said or verdict.status} is no reply of the rubric ({' '.join(allowed)}); give the rubric it was made by")
+    return reply.upper()
 
 
 def without_marks(text: str) -> str:
