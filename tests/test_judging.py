@@ -157,9 +157,9 @@ def test_a_number_is_its_expected_value_under_the_likeliest_tokens(numerate: Loa
     with torch.no_grad():
         likely = numerate.model(torch.tensor([prompt])).logits[0, -1].double().softmax(0)
     a, b = float(likely[eighty]), float(likely[ninety])
-    assert a + b > LEAST_MASS and 0.1 < b / a < 0.9
+    assert a + b > LEAST_MASS
+    assert 0.1 < b / a < 0.9
     assert said([eighty]).grade == pytest.approx((80 * a + 90 * b) / (a + b), abs=1e-4)
-    assert said([eighty]) == said([eighty])
     cut = said([eighty], "length")
     assert (cut.status, cut.grade, cut.reason) == ("unparsed", None, "cut at 5 tokens: 80")
     # Behind another word the model does not think of numbers, so what it says there is no score.

@@ -22,7 +22,7 @@ from conftest import ROOT, Ended
 from personascope import suites
 from personascope.__main__ import flag_fields
 from personascope.artifact import Answers, Dataset, Model
-from personascope.backends import asking, describing, judging, replies
+from personascope.backends import describing, judging, replies
 from personascope.backends.judging import Judge
 from personascope.backends.providers import Ask, Limits, Provider, Wanted
 from personascope.backends.replies import Reply

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from personascope import suites
-from personascope.backends.judging import TOPS, Judge, verdict_of
+from personascope.backends.judging import Judge, verdict_of
 from personascope.backends.providers import Ask, Provider
 from personascope.errors import BackendError
 from personascope.methods.parsing import fill, opened, without_marks

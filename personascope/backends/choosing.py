@@ -99,7 +99,7 @@ def likeliest(loaded: Loaded, reads: Sequence[Read], n: int, batch_tokens: int =
 
 @torch.inference_mode()
 def _ends(loaded: Loaded, reads: Mapping[Read, int], batch_tokens: int) -> Iterator[tuple[Read, Tensor]]:
-    """(prompt, log-probabilities (at least as many last places as wanted of it, vocabulary)); equal lengths share a batch, without padding."""
+    """(prompt, log-probabilities (last places, vocabulary)), at least as many places as wanted; equal lengths share a batch, unpadded."""
     by_length: dict[int, list[Read]] = {}
     for read in reads:
         by_length.setdefault(len(read), []).append(read)

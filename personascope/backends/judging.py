@@ -154,7 +154,7 @@ def by_loaded(loaded: Loaded, rubric: str, judge: str, rows: Sequence[Case], max
 
 
 def number_tokens(loaded: Loaded, prompts: Sequence[list[int]], said: Sequence[list[int]]) -> dict[int, dict[str, float]]:
-    """Row → log-probabilities of the TOPS likeliest tokens where its last number stands; rows whose number is several tokens are left out."""
+    """Row → log-probabilities of the TOPS likeliest tokens where its last number stands; a number of several tokens is left out."""
     places = {}
     for row, ids in enumerate(said):
         place = whole_number([loaded.tokenizer.decode([token]) for token in ids])
