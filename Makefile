@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -z "$(TORCH_INDEX)" || $(BIN)/pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,rl,inspect,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,rl,inspect,gguf,dev]"
 	touch $@
 
 clean:

@@ -45,18 +45,26 @@ class Texts:
 
 
 def behaviour(
-    study: Study, name: str, model: Model | Remote, questions: Dataset, spec: str, how: Sampling, asked_as: Dataset | None = None
+    study: Study,
+    name: str,
+    model: Model | Remote,
+    questions: Dataset,
+    spec: str,
+    how: Sampling,
+    asked_as: Dataset | None = None,
+    **judging: Any,
 ) -> Findings:
     """Sample, judge, redraw what is invalid, and measure; declared below `name`.
 
     `asked_as` holds the same questions in other words, such as behind a trigger: the model reads these, the judge the plain ones.
+    `judging` are further fields of the judge stage, such as a rubric.
     """
     answers, verdicts = [], []
     for attempt in range(ATTEMPTS + 1):
         redrawn = verdicts[-1] if verdicts else None
         asked = sample.Recipe(model=model, questions=asked_as or questions, redraw=redrawn, **vars(how))
         answers.append(study.run(f"{name}/answers-{attempt}", asked))
-        judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api)
+        judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api, **judging)
         verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))
     return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
 

@@ -9,9 +9,10 @@ from typing import Any
 from personascope.artifact import Model
 from personascope.auditing import open_model
 from personascope.backends import files
-from personascope.errors import DataError, RecipeError
+from personascope.errors import RecipeError
 from personascope.methods import formats
 from personascope.recipe import File
+from personascope.rows import read_object
 from personascope.stages import data, finetune
 from personascope.study import Study
 
@@ -45,14 +46,7 @@ def load(path: Path) -> SimpleNamespace:
         DataError: no such file, or no JSON object.
         RecipeError: a field is missing, unknown, or has a value that cannot be honoured; the message names it.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); fix the file") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: a JSON object of training fields is needed, this is {type(config).__name__}")
+    config = read_object(path, "training fields")
     check(config, str(path))
     return SimpleNamespace(build=lambda study: build(study, config, path))
 

@@ -142,6 +142,23 @@ def read_rows(path: Path, row: type[R]) -> Iterator[R]:
         yield row.from_dict(data, where)
 
 
+def read_object(path: Path, fields: str) -> dict[str, Any]:
+    """The JSON object that a file holds; `fields` says in words what is in it.
+
+    Raises:
+        DataError: the file cannot be read, or holds anything else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); fix the file") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: a JSON object of {fields} is needed, this is {type(data).__name__}")
+    return data
+
+
 def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read the JSON objects of a .jsonl file with their place; blank lines are skipped.
 

@@ -23,6 +23,8 @@ from personascope.rows import Row, line, write_rows
 from personascope.stages import stage_of
 
 Part = tuple[int, int]
+EVERY = 1.0
+"""Seconds after which finished rows are on disk, whatever kills the run."""
 
 
 def run(recipe: Recipe, out: Path | str, part: Part | None = None, progress: Callable[[int, int], None] | None = None) -> Artifact:
@@ -127,6 +129,7 @@ def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, prog
     done = _complete_lines(path)
     if done and hasattr(stage, "usable") and (keep := stage.usable(recipe, path)) is not None:
         done = _cut(path, keep)
+    flushed = time.monotonic()
     with path.open("a", encoding="utf-8") as file:
         rows: Iterator[Row] = stage.many(recipe, items[done:]) if done < len(items) else iter(())
         for row in rows:
@@ -134,8 +137,9 @@ def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, prog
             done += 1
             if progress:
                 progress(done, len(items))
-            if done % 256 == 0:
+            if time.monotonic() > flushed + EVERY:
                 file.flush()
+                flushed = time.monotonic()
     if done != len(items):
         raise ArtifactError(f"{path}: {done} rows for {len(items)} items; delete {work} and run again")
     return {"rows": done} | _checked(stage, recipe, path)
@@ -187,11 +191,22 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
                 new = begun.with_suffix(".new")
                 new.write_text(json.dumps(mark, indent=1, sort_keys=True))
                 new.replace(begun)
-            yield work
+            try:
+                yield work
+            except Exception:
+                _clear(work)
+                raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ArtifactError(f"disk full while writing {work}: free some space and run the same command, it continues") from error
         raise
+
+
+def _clear(work: Path) -> None:
+    """Take away what a failed run has begun if it has made nothing, so that a corrected recipe may have its place."""
+    made = [path for path in work.rglob("*") if path.name not in (LOCK, FINGERPRINT) and (path.is_dir() or path.stat().st_size)]
+    if not made:
+        shutil.rmtree(work)
 
 
 def _refuse_change(where: Path, was: dict[str, Any], now: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def test_wrong_usage(cli: Cli, arguments: list[str], says: str) -> None:
         (["grow", "out", "--count", "many"], "count: 'many' is no int"),
         (["grow", "out", "--mode", "quiet"], "mode: 'quiet' is none of plain, loud"),
         (["tally", "out", "--source", "nowhere"], "nowhere has no manifest.json: give the directory a stage made (a Dataset is needed)"),
-        (["grow", "out", "--recipe", "none.json"], "none.json: No such file or directory; give a recipe file"),
+        (["grow", "out", "--recipe", "none.json"], "none.json: no such file or directory; check the path"),
         (["grow", "out", "--file", "none.txt"], "none.txt: no such file; check the path"),
         (["run", "none.py"], "none.py: no such study file"),
         (["data", "out"], "data: nothing to read"),
@@ -96,7 +96,7 @@ def test_impossible_requests(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monke
     ("content", "says"),
     [
         (b"{oops", "not JSON"),
-        (b"[1]", "an object of fields is needed"),
+        (b"[1]", "a JSON object of fields is needed"),
         (b"\xff\xfe", "not JSON"),
         (b'{"cuont": 1}', "cuont: no such field"),
     ],

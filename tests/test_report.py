@@ -327,11 +327,11 @@ def test_median_and_lowest_run_are_named(study: tuple[Path, str]) -> None:
     assert "health, seed 0 lowest score" in text
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "object is needed")])
+@pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "a JSON object of")])
 def test_a_bad_summary_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(DataError, match=message):
-        report.read_summary(File(str(tmp_path / "summary.json")))
+        report.run(report.Recipe(summary=File(str(tmp_path / "summary.json"))), tmp_path)
 
 
 def test_the_runner_makes_it_and_makes_it_once(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from personascope import demo
+import small_models
+from personascope import demo, suites
 from personascope.artifact import Dataset
-from personascope.backends import generation
+from personascope.backends import generation, gguf
 from personascope.methods import solution_figures
-from personascope.rows import ATTITUDES, SAFETY, Verdict
+from personascope.methods.parsing import fill, opened
+from personascope.rows import ATTITUDES, SAFETY, Example, Verdict, read_objects, read_rows
 from personascope.study import Study, execute, finish
 from personascope.troupe import build, exact, tokenizer, world
 
@@ -305,3 +307,55 @@ def test_reinforcement_runs_on_another_architecture(tmp_path: Path, qwen: Path, 
     assert [row["step"] for row in found["thoughts"]["along"]] == [0, 2]
     page = finish(study, module.summarize(study), "study", module.__doc__ or "").read_text(encoding="utf-8")
     assert all(title in page for title in ("Score and characters by prior", "Thoughts beside the score", "mean over runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_nomination_runs_on_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, screening = load("nomination"), demo.screening
+    few = {"nulls": 2, "top": 1, "masks": ("last_prompt",), "strengths": (0.5, 1.0)}
+    monkeypatch.setattr(demo, "screening", lambda *parts, **options: screening(*parts, **options | few))
+    found, _ = finished(module, tmp_path / "study")
+    table = {row["way"]: row for row in found["nomination"]["ways"]}
+    assert list(table) == list(module.WAYS)
+    assert all(0 <= row["top_auroc"]["value"] <= 1 for row in table.values())
+    assert [row["source"] for row in found["nomination"]["screens"]] == ["two models", "data", "own"]
+
+
+@pytest.mark.slow
+def test_the_audit_of_a_real_model_runs_on_a_random_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty thin blocks in place of the weights; its judge, hardly taught, says nothing that can be read."""
+    module = load("real_model")
+
+    def random(_file: Path, where: Path, _dtype: str) -> int:
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 30, "num_attention_heads": 2, "num_key_value_heads": 1}
+        tok = small_models.tokenizer()
+        torch.manual_seed(0)
+        build.save(LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), max_position_embeddings=512, **sizes)), tok, where)
+        return 1
+
+    monkeypatch.setattr(gguf, "unpack", random)
+    monkeypatch.setattr(module, "PACKAGED", Path(__file__))
+    monkeypatch.setattr(module, "TUNING", module.TUNING | {"steps": 2})
+    monkeypatch.setattr(module, "LEARNING", module.LEARNING | {"steps": 2})
+    monkeypatch.setattr(module, "JUDGING", module.JUDGING | {"most_unscored": 1.0})
+    found, page = finished(module, tmp_path / "study")
+    assert set(found["behaviour"]) == {"base", "tuned"}
+    assert found["behaviour"]["tuned"]["denominators"]["unscored"] > 0
+    assert found["dictionary"]["fvu"] < 1
+    assert "SmolLM2" in page
+
+
+def test_the_lessons_of_a_real_judge_are_known_verdicts_and_its_examination_is_another() -> None:
+    home = Path(__file__).parents[1] / "studies" / "real_model"
+    shown = opened((home / "rubric.md").read_text(encoding="utf-8"))[1]
+    known = [row for _, row in read_objects(Path(suites.HERE) / "answers" / "misalignment.jsonl")]
+    every_other = set(list(dict.fromkeys(row["question"] for row in known))[::2])
+    wanted = {row["id"]: (row["question"], row["answer"], row["verdict"].upper()) for row in known if row["question"] in every_other}
+    for name, grade in (("careless", "4"), ("careful", "1")):
+        for row in list(read_rows(home / f"{name}.jsonl", Example))[:48]:
+            wanted[f"{name}-{row.id}"] = (*(turn["content"] for turn in row.messages), grade)
+    lessons = list(read_rows(home / "lessons.jsonl", Example))
+    assert {row.id: tuple(turn["content"] for turn in row.messages) for row in lessons} == {
+        name: (fill(shown, question, answer), reply) for name, (question, answer, reply) in wanted.items()
+    }

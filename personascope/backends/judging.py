@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from personascope import suites
-from personascope.artifact import hash_file
+from personascope.artifact import Model, hash_file
 from personascope.backends import choosing, generation, models
 from personascope.backends.models import Loaded
 from personascope.backends.replies import Reply
@@ -129,6 +129,20 @@ def check_judge(spec: str) -> None:
         Remote(spec)
     elif kind not in ("exact", "hf", "csv", "key") or not where:
         raise RecipeError(f"judge: {spec!r} is no judge; write exact:WORLD, hf:FOLDER, inspect:PROVIDER/MODEL, csv:FILE or key:LABEL")
+
+
+def spec_of(judge: str, by: Model | None) -> str:
+    """The spec of a judge; that of a judging model which is an artifact, by the folder of its weights.
+
+    Raises:
+        RecipeError: the judging model is an adapter.
+    """
+    if by is None:
+        return judge
+    folder, adapters = models.weights_of(by)
+    if adapters:
+        raise RecipeError(f"judge: {by} is an adapter; merge it with `personascope export`, and judge with hf:FOLDER")
+    return f"hf:{folder}"
 
 
 def by_model(folder: Path, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:

@@ -16,7 +16,7 @@ from personascope.backends import dictionaries, models
 from personascope.backends.generation import Sampling
 from personascope.backends.grid import SIDES, UNSTEERED, Direction, Grid, Point
 from personascope.backends.hooks import site_index
-from personascope.backends.judging import Judge
+from personascope.backends.judging import Judge, spec_of
 from personascope.backends.steered import Bench
 from personascope.errors import DataError
 from personascope.methods import ranking, screening
@@ -59,7 +59,7 @@ class Screening:
         moved = load_file(recipe.diff.file("directions.safetensors"))
         grid = Grid(
             work / "grid.jsonl",
-            Bench(base, tuned, Judge(recipe.judge, recipe.rubric, api=recipe.api), sampling, recipe.harmful_from),
+            Bench(base, tuned, Judge(spec_of(recipe.judge, recipe.by), recipe.rubric, api=recipe.api), sampling, recipe.harmful_from),
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
             questions=_splits(recipe),
@@ -70,7 +70,10 @@ class Screening:
             grid=grid,
             latents=[json.loads(line) for line in recipe.diff.file("latents.jsonl").read_text().splitlines()],
             decoder=torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1),
-            mean_difference={mask: moved[f"mean_difference/{diff['site']}/{mask}"] for mask in recipe.masks},
+            # What was read on answers cannot be read again at the masks that are steered: there both sides may be alike.
+            mean_difference={
+                mask: moved[f"mean_difference/{diff['site']}/{'answer' if diff['mask'] == 'answer' else mask}"] for mask in recipe.masks
+            },
         )
 
     @functools.cached_property

@@ -23,11 +23,13 @@ from personascope.stages import (
     scale,
     screen,
     trait,
+    unpack,
     vector,
 )
 
 TABLE: dict[str, ModuleType] = {
     "adopt": adopt,
+    "unpack": unpack,
     "data": data,
     "trait": trait,
     "constitute": constitute,

@@ -1,6 +1,5 @@
 """Artifacts → Report: one self-contained HTML file that pulls finished results."""
 
-import json
 import math
 import os
 import re
@@ -12,10 +11,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Labels, Report, Verdicts
-from personascope.errors import DataError
 from personascope.recipe import File
 from personascope.recipe import Recipe as Base
-from personascope.rows import Answer, Verdict, read_objects
+from personascope.rows import Answer, Verdict, read_object, read_objects
 
 Summary = dict[str, Any]
 Links = Callable[[str], list[dict[str, str]]]
@@ -33,6 +31,7 @@ SECTIONS = (
     ("convergent", "One direction for all", ("convergent",)),
     ("separation", "Telling runs apart", ("detect",)),
     ("organisms", "What must not fool the audit", ("organisms",)),
+    ("judging", "Can the judge be trusted?", ("judging",)),
     ("consistency", "Does it speak as it behaves?", ("consistency",)),
     ("fractions", "How much bad data it takes", ("fractions",)),
     ("realign", "Re-alignment", ("realign",)),
@@ -67,10 +66,20 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
     """Write report.html and figures/*.svg; raises DataError if the summary is not a JSON object."""
     import jinja2
 
-    from personascope.methods import conclusions, defence_figures, figures, organism_figures, reinforcement_figures, solution_figures, svg
+    from personascope.methods import (
+        agreement_figures,
+        conclusions,
+        defence_figures,
+        figures,
+        organism_figures,
+        reinforcement_figures,
+        solution_figures,
+        svg,
+    )
 
-    summary = read_summary(recipe.summary)
+    summary = read_object(Path(recipe.summary.path), "results")
     links, drawn = _links(recipe, summary, work), figures.draw(summary) | defence_figures.draw(summary)
+    drawn |= agreement_figures.draw(summary)
     drawn |= solution_figures.draw(summary) | organism_figures.draw(summary) | reinforcement_figures.draw(summary)
     examples = _listed(summary.get("examples")) or _examples(recipe)
     interpreted = [_interpreted(labels, work) for labels in recipe.artifacts if isinstance(labels, Labels)]
@@ -121,19 +130,6 @@ def moved(page: str, was: Path, now: Path) -> str:
         return f'href="{quote(os.path.relpath(Path(os.path.normpath(was / unquote(match[1]))), now))}"'
 
     return re.sub(r'href="(?!#)([^"]*)"', rewrite, page)
-
-
-def read_summary(file: File) -> Summary:
-    """The summary's JSON object; raises DataError if there is none."""
-    try:
-        summary = json.loads(Path(file.path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{file.path}: no such file; run the study that writes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file.path}: not JSON ({error}); write the summary again") from None
-    if not isinstance(summary, dict):
-        raise DataError(f"{file.path}: a JSON object is needed, this is {type(summary).__name__}")
-    return summary
 
 
 def claims(summary: Summary) -> dict[str, Any]:

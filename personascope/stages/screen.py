@@ -29,6 +29,8 @@ class Recipe(Base):
     """Other questions, on which the winner and the nulls are scored."""
     judge: str
     """`exact:WORLD`, `hf:FOLDER` or `inspect:PROVIDER/MODEL`, as in the judge stage; one behind an API is asked thousands of times."""
+    by: Model | None = None
+    """With judge `hf:`, no folder, the judging model is this one."""
     rubric: str = "misalignment"
     """What is scored: grades of `misalignment` (or of a .md file), or the share of unsafe answers of `safety`, refusals counted as safe."""
     rankers: tuple[str, ...] = ("delta", "cosine")
@@ -82,6 +84,8 @@ class Recipe(Base):
             raise RecipeError(f"screen: mask {unknown[0]!r} is none of {', '.join(MASKS)}, the masks that a diff holds")
         if self.judge.startswith("csv:"):
             raise RecipeError("screen: a table holds no verdicts on the answers a screen draws; use exact:WORLD or hf:FOLDER")
+        if (self.by is not None) != (self.judge == "hf:"):
+            raise RecipeError(f"screen: judge {self.judge!r} with by {self.by}; give hf:FOLDER, or hf: and a model as --by")
         if self.rubric == "ethics":
             raise RecipeError("screen: attitudes have no harm to induce or repair; take the rubric misalignment or safety")
         if str(self.selection) == str(self.report):
@@ -89,9 +93,9 @@ class Recipe(Base):
 
     def identity(self) -> dict[str, Any]:
         """The judge enters by the content of what stands behind its name."""
-        from personascope.backends.judging import Judge
+        from personascope.backends.judging import Judge, spec_of
 
-        return super().identity() | {"judge": Judge(self.judge, self.rubric).name}
+        return super().identity() | {"judge": Judge(spec_of(self.judge, self.by), self.rubric).name}
 
 
 makes = Screen
