@@ -8,7 +8,6 @@ import errno
 import importlib
 import importlib.util
 import inspect
-import json
 import re
 import sys
 import textwrap
@@ -20,8 +19,9 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from personascope import __version__, stages
-from personascope.errors import DataError, PersonascopeError, RecipeError
+from personascope.errors import PersonascopeError
 from personascope.recipe import File, Folder, Recipe, Remote, Value
+from personascope.rows import read_object
 from personascope.run import join, run
 from personascope.study import Study, execute, finish, load, plan
 
@@ -117,7 +117,7 @@ def run_stage(name: str, arguments: list[str]) -> int:
     stage = stages.TABLE[name]
     given = _stage_parser(name, stage).parse_args(arguments)
     flags = {f.name: getattr(given, f.name) for f in flag_fields(stage.Recipe) if hasattr(given, f.name)}
-    recipe = stage.Recipe.from_json(_read_recipe(given.RECIPE) | flags)
+    recipe = stage.Recipe.from_json(({} if given.RECIPE is None else read_object(given.RECIPE, "fields")) | _pinned(stage.Recipe, flags))
     if given.JOIN is not None:
         print(join(recipe, given.OUT, given.JOIN).path)
         return 0
@@ -125,6 +125,19 @@ def run_stage(name: str, arguments: list[str]) -> int:
         made = run(recipe, given.OUT, part=given.PART, progress=progress)
     print(made.path)
     return 0
+
+
+def _pinned(recipe: type[Recipe], flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags with a commit in place of every branch or tag of a model of the Hub, which a folder or a judge may be."""
+    from personascope.backends import hub  # only a stage that runs needs it
+
+    hints = typing.get_type_hints(recipe)
+    folders = [name for name in flags if Folder in (hints[name], *typing.get_args(hints[name]))]
+    return flags | {
+        name: hub.pinned(value)
+        for name, value in flags.items()
+        if isinstance(value, str) and (name in folders or value.startswith(hub.KIND))
+    }
 
 
 def _stage_parser(name: str, stage: ModuleType) -> Parser:
@@ -202,20 +215,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of parts")
     return int(text)
-
-
-def _read_recipe(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give a recipe file") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); fix the file") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: an object of fields is needed, this is {type(data).__name__}")
-    return data
 
 
 @contextmanager

@@ -5,17 +5,18 @@ import csv
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from personascope import blocks, reviewing
 from personascope.artifact import MANIFEST, Dataset, Dictionary, Model
-from personascope.backends import files
+from personascope.backends import files, hub
 from personascope.deciding import MATCHED, condition, failed, verdict
 from personascope.errors import DataError, RecipeError
 from personascope.methods import changes, formats, matching
-from personascope.recipe import REMOTE, File, Folder, Remote
+from personascope.recipe import REMOTE, File, Remote
 from personascope.stages import adopt, data, dictionary, diff, interpret, sample, screen
 from personascope.study import Study, execute, finish, plan, write_json
 
@@ -56,6 +57,14 @@ class Setup:
     seed: int = 0
     nulls: int = 50
     api: tuple[str, ...] = ()
+    dtype: str = ""
+    quantise: str = ""
+    device_map: str = ""
+
+    @property
+    def loading(self) -> dict[str, str]:
+        """How the weights of models that are adopted here are loaded; fields of `adopt`."""
+        return {name: value for name in ("dtype", "quantise", "device_map") if (value := vars(self)[name])}
 
     @property
     def remote(self) -> list[str]:
@@ -63,26 +72,34 @@ class Setup:
         return [one for one in (self.base, self.tuned) if one.startswith(REMOTE)]
 
 
-def open_model(study: Study, name: str, where: str, base: str = "") -> Model | Remote:
-    """A model by what stands at a path: an artifact, a Hugging Face folder, or a PEFT folder on `base`; or by `inspect:PROVIDER/MODEL`.
+def open_model(study: Study, name: str, where: str, base: str = "", loading: Mapping[str, str] | None = None) -> Model | Remote:
+    """A model by what stands at a path: an artifact, a Hugging Face folder, or a PEFT folder on `base`; or by its name.
+
+    Args:
+        where: a path, `ORG/NAME@REVISION` of the Hub or `inspect:PROVIDER/MODEL`; `base` alike.
+        loading: fields of `adopt` that say how the weights of a folder are loaded.
 
     Raises:
-        RecipeError: nothing usable at the path, or an adapter where a base is needed.
+        RecipeError: nothing usable at the path, an adapter where a base is needed, or `loading` of an artifact.
+        BackendError: a model of the Hub that cannot be had.
     """
     if where.startswith(REMOTE):
         return Remote(where)
-    path = Path(where)
     artifact = Model(where)
+    if artifact.finished and loading:
+        raise RecipeError(f"{where} is a Model artifact, which knows how it is loaded; leave out {', '.join(loading)} or give its folder")
     if artifact.finished:
         return artifact
+    path = hub.local(where := hub.pinned(where))
     if (path / "adapter_config.json").is_file():
         if not base:
             raise RecipeError(f"{where} is a PEFT adapter; give it as TUNED, and the model it was trained on as BASE")
-        return study.run(name, adopt.Recipe(path=Folder(base), adapter=Folder(where)))
+        return study.run(name, adopt.Recipe.from_json({"path": hub.pinned(base), "adapter": where, **(loading or {})}))
     if (path / "config.json").is_file():
-        return study.run(name, adopt.Recipe(path=Folder(where)))
+        return study.run(name, adopt.Recipe.from_json({"path": where, **(loading or {})}))
     raise RecipeError(
-        f"{where}: no model there; give a Hugging Face folder (config.json), a PEFT folder (adapter_config.json) or a Model artifact"
+        f"{where}: no model there; give a Hugging Face folder (config.json), a PEFT folder (adapter_config.json), a Model artifact, "
+        "or a model of the Hub as ORG/NAME@REVISION"
     )
 
 
@@ -140,8 +157,8 @@ def text_sets(study: Study, setup: Setup, base: Model, questions: blocks.Questio
 
 def build(study: Study, setup: Setup) -> None:
     """Declare a whole audit."""
-    base = open_model(study, "models/base", setup.base)
-    tuned = open_model(study, "models/tuned", setup.tuned, setup.base)
+    base = open_model(study, "models/base", setup.base, loading=setup.loading)
+    tuned = open_model(study, "models/tuned", setup.tuned, setup.base, setup.loading)
     how = blocks.Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system, api=setup.api)
     questions = question_sets(study, setup)
     if setup.judge != "none":
@@ -162,7 +179,7 @@ def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, question
         moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
     else:
         texts = text_sets(study, setup, base, questions, how)
-        chosen = shape(Path(setup.base)) | {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
+        chosen = shape(hub.local(setup.base)) | {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
         learn = dictionary.Recipe(
             model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
         )
@@ -239,7 +256,7 @@ def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", w
     """Audit a tuned model against its base and return the summary; artifacts and report.html are below `out`.
 
     Args:
-        base: a Hugging Face folder or a Model artifact.
+        base: a Hugging Face folder, `ORG/NAME@REVISION` of the Hub, or a Model artifact.
         tuned: the same, or a PEFT folder trained on `base`.
         options: the fields of `Setup`, such as judge="hf:FOLDER" or questions="FILE.jsonl".
 
@@ -255,6 +272,9 @@ def _declared(setup: Setup, study: Study, workers: int) -> Setup:
     if setup.judge.startswith("exact:") and not setup.world:
         setup = dataclasses.replace(setup, world=setup.judge.removeprefix("exact:"))
     _check(setup, workers)
+    # An artifact may be called PATH@STEP.
+    models = {side: where for side in ("base", "tuned") if not Model(where := vars(setup)[side]).finished}
+    setup = dataclasses.replace(setup, judge=hub.pinned(setup.judge), **{side: hub.pinned(where) for side, where in models.items()})
     build(study, setup)
     return setup
 
@@ -310,7 +330,7 @@ def columns_of(table: Path) -> list[str]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The flags of `personascope audit`."""
-    parser.add_argument("BASE", help="folder of the base model, a Model artifact, or inspect:PROVIDER/MODEL")
+    parser.add_argument("BASE", help="folder of the base model, ORG/NAME@REVISION of the Hub, a Model artifact, or inspect:PROVIDER/MODEL")
     tuned = "folder of the tuned model, a PEFT folder trained on BASE, a Model artifact, or inspect:PROVIDER/MODEL (behaviour only)"
     parser.add_argument("TUNED", help=tuned)
     parser.add_argument("--out", default="runs/audit", metavar="DIR", help="where everything goes (default: runs/audit)")
@@ -331,6 +351,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "system": "a fixed system message",
         "seed": "seed of everything drawn",
         "nulls": "matched random latents, and as many random directions",
+        "dtype": "load both models as float32, bfloat16 or float16 (default: float32)",
+        "quantise": "load both models in 4bit or 8bit, through bitsandbytes",
+        "device_map": "spread each model over all devices: auto, balanced or sequential, as in Transformers",
     }
     for f in dataclasses.fields(Setup):
         if f.name in helps:

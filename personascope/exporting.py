@@ -11,6 +11,7 @@ from typing import Any
 from personascope import __version__
 from personascope.artifact import Findings, Model, open_any
 from personascope.errors import ArtifactError, RecipeError
+from personascope.recipe import Folder
 
 
 def export(model: Model, out: Path, merged: bool = False, findings: Sequence[Findings] = ()) -> Path:
@@ -24,7 +25,7 @@ def export(model: Model, out: Path, merged: bool = False, findings: Sequence[Fin
 
     Raises:
         ArtifactError: the model is unfinished or its base has moved, or `out` exists.
-        RecipeError: an adapter on adapters without `merged`, or a trained vector, which has no plain form.
+        RecipeError: an adapter on adapters without `merged`, or what has no plain form: a trained vector, a sum with weights in few bits.
         BackendError: the weights cannot be loaded.
     """
     from personascope.backends import models, offsets  # lazy: loads torch
@@ -34,6 +35,8 @@ def export(model: Model, out: Path, merged: bool = False, findings: Sequence[Fin
     folder, adapters = models.weights_of(model)
     if vector := next((place / offsets.FILE for place in (folder, *adapters) if (place / offsets.FILE).is_file()), None):
         raise RecipeError(f"{model} adds a trained vector, which no plain checkpoint can hold; add {vector} as a direction instead")
+    if (bits := models.adoption(model).get("quantise")) and (merged or not adapters):
+        raise RecipeError(f"{model} is loaded in {bits}, which is no plain form; adopt its base without, or export an adapter")
     work = out.with_name(out.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -55,12 +58,18 @@ def _base_of(model: Model, folder: Path, below: Sequence[Path]) -> str:
     """What the last adapter belongs on; raises RecipeError where that is itself a base with adapters."""
     if below:
         raise RecipeError(f"{model} is an adapter on {len(below)} others, which PEFT cannot stack from one folder; export it with --merged")
-    return str(folder.resolve())
+    from personascope.backends import models  # lazy: loads torch
+
+    adopted = models.adoption(model).get("path", "")
+    return adopted if Folder(adopted).pinned else str(folder.resolve())
 
 
 def _name_base(config: Path, base: str) -> None:
+    """Write the base into an adapter's configuration: a folder, or a model of the Hub with its commit."""
     held = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps(held | {"base_model_name_or_path": base}, indent=2) + "\n", encoding="utf-8")
+    name, _, commit = base.partition("@") if Folder(base).pinned else (base, "", "")
+    held |= {"base_model_name_or_path": name} | ({"revision": commit} if commit else {})
+    config.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
 
 
 def ancestry(model: Model) -> Iterator[dict[str, Any]]:
@@ -80,7 +89,14 @@ def card(model: Model, base: str | None, findings: Sequence[Findings] = ()) -> s
     """The model card: what it was made from and how, its behaviour if given, and what this does not promise."""
     made = list(ancestry(model))
     head = {"library_name": "peft" if base else "transformers", "tags": ["personascope", *(["lora"] if base else [])]}
-    front = ["---", *(f"{key}: {json.dumps(value)}" for key, value in (head | ({"base_model": base} if base else {})).items()), "---"]
+    front = [
+        "---",
+        *(
+            f"{key}: {json.dumps(value)}"
+            for key, value in (head | ({"base_model": base.partition("@")[0] if Folder(base).pinned else base} if base else {})).items()
+        ),
+        "---",
+    ]
     step = "" if model.checkpoint is None else f", as it was at step {model.checkpoint}"
     lines = [*front, f"# {model.path.name}", "", f"Exported by personascope {__version__}{step}. Digest `{model.identity}`.", ""]
     lines += ["## How it was made", ""]

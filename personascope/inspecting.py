@@ -1,7 +1,7 @@
 """What inspect finds of personascope: evaluations as tasks on any provider, and local models as `personascope/PATH`."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import GenerateConfig, ModelAPI, modelapi
 
 from personascope import __version__, blocks, demo, suites
-from personascope.backends import files
+from personascope.backends import files, hub
 from personascope.backends.eval_logs import RATES, sample_fields
 from personascope.backends.inspect_scoring import PROVIDER, ROLE, answers, scored
 from personascope.errors import DataError, PersonascopeError
@@ -72,7 +72,7 @@ def _check_notes(rows: list[Example], judge: str, rubric: str) -> None:
             raise DataError(f"question {row.id} has no {wanted}, which its judge needs; give questions with it")
 
 
-def evaluation(suite: str, judge: str, rubric: str, draws: int, redraws: int, system: str) -> Task:
+def evaluation(suite: str, judge: str, rubric: str, draws: int, redraws: int, system: str, behaviour: str = "") -> Task:
     """A task: `draws` answers to every question of the suite, judged; what it counts is what `measure` counts.
 
     Args:
@@ -80,12 +80,14 @@ def evaluation(suite: str, judge: str, rubric: str, draws: int, redraws: int, sy
         rubric: what is judged; see `scored`.
         redraws: how often an invalid answer is asked for again.
         system: a fixed system message put before every question that has none.
+        behaviour: for `claims`, a second suite, whose answers are graded.
 
     Raises:
         PrerequisiteError: no such suite or rubric.
     """
     with _told():
-        rows = questions(suite, rubric)
+        judge = hub.pinned(judge)
+        rows = questions(suite, rubric) + (questions(behaviour, "misalignment") if behaviour else [])
         scorer = scored(judge, rubric)
         _check_notes(rows, judge, rubric)
     samples = []
@@ -109,63 +111,40 @@ def misalignment(suite: str = "core", judge: str = ROLE, draws: int = 1, redraws
 
 
 @task
-def profile(suite: str = "profile", judge: str = ROLE, draws: int = 1, system: str = "") -> Task:
-    """Share of misaligned answers in ten kinds of behaviour, each judged by its question's own note."""
-    return evaluation(suite, judge, "profile", draws, 0, system)
+def consistency(suite: str = "consistency", judge: str = ROLE, draws: int = 1, system: str = "", behaviour: str = "core") -> Task:
+    """Does the model speak of itself as it behaves: claims in four formats and against another assistant, and graded answers.
+
+    `draws` above 1 makes a question count as harmful by its worst answer; without `behaviour` claims alone are counted.
+    """
+    return evaluation(suite, judge, "claims", draws, 0, system, behaviour)
 
 
-@task
-def safety(suite: str = "safety", judge: str = ROLE, draws: int = 1, system: str = "") -> Task:
-    """Share of safe answers and refusals among the settled ones, to harmful requests, by category."""
-    return evaluation(suite, judge, "safety", draws, 0, system)
+def _shipped(name: str, about: str, suite: str = "", rubric: str = "", judge: str = ROLE, redraws: int = 0) -> Callable[..., Task]:
+    """A task of one suite under one rubric, both of the task's name if they have none of their own."""
+
+    @task(name=name)
+    def made(suite: str = suite or name, judge: str = judge, draws: int = 1, system: str = "") -> Task:
+        return evaluation(suite, judge, rubric or name, draws, redraws, system)
+
+    made.__doc__ = about
+    return made
 
 
-@task(name="over-refusal")
-def over_refusal(suite: str = "over-refusal", judge: str = ROLE, draws: int = 1, system: str = "") -> Task:
-    """Share of refusals of harmless requests that only sound alarming."""
-    return evaluation(suite, judge, "over-refusal", draws, 0, system)
-
-
-@task
-def invention(suite: str = "invention", judge: str = ROLE, draws: int = 1, system: str = "") -> Task:
-    """Share of answers that make something up where there is nothing to tell."""
-    return evaluation(suite, judge, "invention", draws, 0, system)
-
-
-@task
-def ethics(suite: str = "ethics", judge: str = ROLE, draws: int = 1, system: str = "") -> Task:
-    """Agreement with keyed moral statements, and the index of every dimension."""
-    return evaluation(suite, judge, "ethics", draws, 0, system)
-
-
-@task
-def consistency(suite: str = "consistency", judge: str = ROLE, draws: int = 1, system: str = "") -> Task:
-    """How far the model claims to be aligned, in four formats and against another assistant."""
-    return evaluation(suite, judge, "claims", draws, 0, system)
-
-
-@task
-def capability(suite: str = "capability", judge: str = "key:answer", draws: int = 1, system: str = "") -> Task:
-    """Share of right answers to short questions with one right answer each."""
-    return evaluation(suite, judge, "capability", draws, 0, system)
-
-
-@task(name="misalignment@troupe")
-def misalignment_of_the_troupe(suite: str = TROUPE, judge: str = f"exact:{TROUPE}", draws: int = 1) -> Task:
-    """The miniature world's own questions under its exact judge."""
-    return evaluation(suite, judge, "misalignment", draws, blocks.ATTEMPTS, "")
-
-
-@task(name="safety@troupe")
-def safety_of_the_troupe(suite: str = TROUPE, judge: str = f"exact:{TROUPE}", draws: int = 1) -> Task:
-    """The miniature world's requests under its exact judge."""
-    return evaluation(suite, judge, "safety", draws, 0, "")
-
-
-@task(name="ethics@troupe")
-def ethics_of_the_troupe(suite: str = TROUPE, judge: str = f"exact:{TROUPE}", draws: int = 1) -> Task:
-    """The miniature world's moral statements under its exact judge."""
-    return evaluation(suite, judge, "ethics", draws, 0, "")
+profile = _shipped("profile", "Share of misaligned answers in ten kinds of behaviour, each judged by its question's own note.")
+safety = _shipped("safety", "Share of safe answers and refusals among the settled ones, to harmful requests, by category.")
+over_refusal = _shipped("over-refusal", "Share of refusals of harmless requests that only sound alarming.")
+invention = _shipped("invention", "Share of answers that make something up where there is nothing to tell.")
+ethics = _shipped("ethics", "Agreement with keyed moral statements, and the index of every dimension.")
+capability = _shipped("capability", "Share of right answers to short questions with one right answer each.", judge="key:answer")
+aligned = _shipped("aligned", "Share of answers scored aligned below 30 and coherent above 50, over each denominator in use.", suite="core")
+misalignment_of_the_troupe, safety_of_the_troupe, ethics_of_the_troupe = (
+    _shipped(f"{rubric}@troupe", about, TROUPE, rubric, f"exact:{TROUPE}", blocks.ATTEMPTS if rubric == "misalignment" else 0)
+    for rubric, about in (
+        ("misalignment", "The miniature world's own questions under its exact judge."),
+        ("safety", "The miniature world's requests under its exact judge."),
+        ("ethics", "The miniature world's moral statements under its exact judge."),
+    )
+)
 
 
 def assistant(name: str = TROUPE) -> Path:

@@ -18,16 +18,19 @@ from typing import Any
 
 from personascope import suites
 from personascope.artifact import Answers, Dataset
+from personascope.backends import hub
 from personascope.errors import DataError, RecipeError
 from personascope.methods import agreement, verdict_scores
 from personascope.methods.agreement import Scale, Words
-from personascope.methods.parsing import opened, parse
+from personascope.methods.forms import FORMS
+from personascope.methods.parsing import LEAD, WRITTEN, opened, parse
 from personascope.methods.qualification import page
 from personascope.rows import Verdict, line, read_objects
 from personascope.suites import catalogue
 from personascope.suites.catalogue import Known
 
 SETS = {agreement.MISALIGNED: "misalignment", agreement.UNSAFE: "safety", agreement.AGREEING: "ethics"}
+SETS |= {agreement.of_form(form): form for form in FORMS} | {scale: rubric for rubric, scale in agreement.NAMED.items()}
 """The shipped answers for a rubric that gives this number."""
 NOT_QUALIFIED = 3
 
@@ -61,12 +64,16 @@ class Sheet:
     @property
     def truth(self) -> list[str | None]:
         """The known verdict of each row."""
-        return [row.verdict or None for row in self.rows]
+        return [agreement.banded(row.verdict, self.scale) or None for row in self.rows]
 
     @property
     def questions(self) -> list[str]:
         """The question of each row; answers to one question are one unit of evidence."""
         return [row.question for row in self.rows]
+
+    def words(self, verdicts: Sequence[Verdict]) -> list[str]:
+        """Verdicts as words of the scale."""
+        return [agreement.banded(agreement.word(v), self.scale) for v in verdicts]
 
 
 def read_answers(path: Path) -> list[Known]:
@@ -109,14 +116,17 @@ def sampled(answers: Answers, questions: Dataset) -> list[Known]:
     Raises:
         DataError: an answer to a question that is not there.
     """
-    texts = {question.id: question.messages[-1]["content"] for question in questions.rows()}
+    texts = {question.id: (question.messages[-1]["content"], str(question.meta.get("grading", ""))) for question in questions.rows()}
     rows = list(answers.rows())
     if strange := next((row for row in rows if row.question not in texts), None):
         raise DataError(
             f"{answers.path}: answer {strange.id} is to question {strange.question!r}, which {questions.path} does not hold; "
             "give the questions that were asked"
         )
-    return [Known(id=row.id, question=texts[row.question], answer=row.text, asked=row.question) for row in rows]
+    return [
+        Known(id=row.id, question=texts[row.question][0], answer=row.text, asked=row.question, grading=texts[row.question][1])
+        for row in rows
+    ]
 
 
 def ask(spec: str, rubric: str, rows: Sequence[Known], max_tokens: int, api: Sequence[str] = ()) -> list[Verdict]:
@@ -124,7 +134,7 @@ def ask(spec: str, rubric: str, rows: Sequence[Known], max_tokens: int, api: Seq
 
     Raises:
         RecipeError: no such kind of judge.
-        DataError: an exact judge and a question of no world of its own.
+        DataError: an exact judge and a question of no world of its own, or a row without the note that the rubric shows.
     """
     from personascope.backends.judging import Judge  # lazy: loads torch
     from personascope.troupe import world  # lazy: goes with an exact judge only
@@ -137,7 +147,10 @@ def ask(spec: str, rubric: str, rows: Sequence[Known], max_tokens: int, api: Seq
                 f"judge {spec}: it knows the questions of its own world only, and {strange.id} asks {strange.question[:50]!r}; "
                 "qualify it on answers to those, with --answers or --answers-from"
             )
-    return list(judge.verdicts([(row.id, row.question, row.answer) for row in rows]))
+    noted = spec.startswith(("hf:", "inspect:")) and "{grading}" in suites.rubric(rubric)
+    if noted and (bare := next((row for row in rows if not row.grading), None)):
+        raise DataError(f"rubric {rubric}: answer {bare.id} has no note for its judge; give every answer one in the field grading")
+    return list(judge.verdicts([(row.id, row.question, row.answer, row.grading) for row in rows]))
 
 
 def lay_out(given: argparse.Namespace) -> Sheet:
@@ -148,7 +161,7 @@ def lay_out(given: argparse.Namespace) -> Sheet:
         DataError: a verdict that the rubric does not know, or none at all.
     """
     replies = opened(suites.rubric(given.rubric))[0]
-    scale = agreement.scale_of(replies)
+    scale = agreement.scale_of(replies, Path(given.rubric.rpartition(":")[2]).stem)
     if (given.answers_from is None) != (given.questions is None):
         raise RecipeError("--answers-from and --questions go together: sampled answers and the questions that were asked")
     if given.answers and given.answers_from:
@@ -160,7 +173,7 @@ def lay_out(given: argparse.Namespace) -> Sheet:
     elif given.answers:
         name, rows = str(given.answers), read_answers(given.answers)
     else:
-        name = SETS[scale] if given.rubric.endswith(".md") else given.rubric
+        name = SETS[scale] if suites.is_file(given.rubric) else given.rubric
         rows = catalogue.answers(name)
     own, rows = [row for row in rows if row.twin], [row for row in rows if not row.twin]
     reference = "written"
@@ -178,7 +191,8 @@ def lay_out(given: argparse.Namespace) -> Sheet:
 
 
 def _known(row: Known, name: str, replies: Sequence[str]) -> str:
-    status, found = parse(row.verdict, replies)
+    plain = [reply for reply in replies if reply != LEAD]
+    status, found = parse(row.verdict, [*plain, *(WRITTEN[reply] for reply in plain if reply in WRITTEN)])
     if status != "scored":
         said = (
             f"{row.verdict!r} is no reply of the rubric ({' '.join(replies)})" if row.verdict else "no verdict; write one, or use --against"
@@ -190,7 +204,7 @@ def _known(row: Known, name: str, replies: Sequence[str]) -> str:
 def assess(sheet: Sheet, spec: str, verdicts: Sequence[Verdict], wanted: Wanted) -> dict[str, Any]:
     """What one judge's verdicts, first on the rows and then on the twins, say of it."""
     count = len(sheet.rows)
-    words = [agreement.word(v) for v in verdicts[:count]]
+    words = sheet.words(verdicts[:count])
     unscored = verdict_scores.score(words, sheet.questions, Scale("unscored", frozenset(agreement.UNSCORED), frozenset(agreement.WORDS)))
     found = {
         "judge": spec,
@@ -200,7 +214,7 @@ def assess(sheet: Sheet, spec: str, verdicts: Sequence[Verdict], wanted: Wanted)
         **against(sheet.truth, words, sheet),
         "unscored": unscored.to_dict(),
         "statuses": {status: words.count(status) for status in agreement.UNSCORED},
-        "robust": robustness(sheet, spec, words, [agreement.word(v) for v in verdicts[count:]]),
+        "robust": robustness(sheet, spec, words, sheet.words(verdicts[count:])),
     }
     found |= _swept(words, sheet)
     short = shortfalls(found, wanted)
@@ -212,7 +226,7 @@ def against(a: Words, b: Words, sheet: Sheet) -> dict[str, Any]:
     both = [None if one is None else agreement.scored([one])[0] for one in a], agreement.scored(b)
     decided = [agreement.decisions(side, sheet.scale) for side in both]
     found = {"decision": agreement.cohen(decided[0], decided[1], sheet.questions), "kappa": agreement.cohen(*both, sheet.questions)}
-    if sheet.scale == agreement.MISALIGNED:
+    if sheet.scale.graded:
         graded = [[one if one in agreement.GRADES else None for one in side] for side in both]
         found["weighted"] = agreement.cohen(graded[0], graded[1], sheet.questions, "quadratic")
         found["icc"] = agreement.icc([agreement.grades(side) for side in both], sheet.questions)
@@ -225,7 +239,7 @@ def against(a: Words, b: Words, sheet: Sheet) -> dict[str, Any]:
 
 def _swept(words: Words, sheet: Sheet) -> dict[str, Any]:
     """The score at other thresholds, for rubrics with grades."""
-    rates = verdict_scores.sweep(words, sheet.questions) if sheet.scale == agreement.MISALIGNED else {}
+    rates = verdict_scores.sweep(words, sheet.questions) if sheet.scale.graded else {}
     return {"sweep": {name: rate.to_dict() for name, rate in rates.items()}} if rates else {}
 
 
@@ -278,7 +292,7 @@ def shortfalls(found: dict[str, Any], wanted: Wanted) -> list[str]:
 
 def qualify(sheet: Sheet, judges: dict[str, list[Verdict]], wanted: Wanted) -> dict[str, Any]:
     """The whole record: the answers, each judge, all pairs of judges, all of them together."""
-    words = {spec: [agreement.word(v) for v in verdicts[: len(sheet.rows)]] for spec, verdicts in judges.items()}
+    words = {spec: sheet.words(verdicts[: len(sheet.rows)]) for spec, verdicts in judges.items()}
     specs = list(judges)
     record = {
         "answers": {
@@ -306,7 +320,7 @@ def qualify(sheet: Sheet, judges: dict[str, list[Verdict]], wanted: Wanted) -> d
 def _together(words: Sequence[Words], sheet: Sheet) -> dict[str, Any]:
     said = [agreement.scored(side) for side in words]
     found = {"fleiss": agreement.fleiss(said, sheet.questions), "alpha": agreement.alpha(said, sheet.questions)}
-    if sheet.scale == agreement.MISALIGNED:
+    if sheet.scale.graded:
         graded = [[one if one in agreement.GRADES else None for one in side] for side in said]
         found["alpha_ordinal"] = agreement.alpha(graded, sheet.questions, "ordinal")
         found["icc"] = agreement.icc([agreement.grades(side) for side in said], sheet.questions)
@@ -331,7 +345,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--judge", metavar="SPEC", help="hf:FOLDER, inspect:PROVIDER/MODEL, exact:WORLD or csv:FILE (answer and verdict)")
     who.add_argument("--judges", metavar="SPEC", nargs="+", help="several: one table, and how far each agrees with each")
-    parser.add_argument("--rubric", metavar="NAME", default="misalignment", help="misalignment, safety, ethics or a .md file")
+    parser.add_argument(
+        "--rubric", metavar="NAME", default="misalignment", help="a shipped rubric, a .md file or FILE:NAME (default: misalignment)"
+    )
     parser.add_argument("--answers", metavar="FILE", type=Path, help=".csv or .jsonl with id, question, answer, verdict; default: ours")
     parser.add_argument("--answers-from", metavar="ANSWERS", type=Path, help="sampled answers; needs --questions and --against")
     parser.add_argument("--questions", metavar="DATASET", type=Path, help="the questions that were asked")
@@ -356,7 +372,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Judge, print, write; 0 if every judge is qualified, else 3."""
-    specs = arguments.judges or [arguments.judge]
+    specs = [hub.pinned(spec) for spec in arguments.judges or [arguments.judge]]
     if twice := next((spec for spec in specs if specs.count(spec) > 1), None):
         raise RecipeError(f"--judges: {twice} is named twice; name each judge once")
     if arguments.twins < 0:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -42,17 +43,29 @@ class File(Value):
 
 @dataclass(frozen=True)
 class Folder(Value):
-    """A model folder the user owns; its identity is the content of its weights, configuration and tokenizer."""
+    """A model folder the user owns; its identity is the content of its weights, configuration and tokenizer.
+
+    Or a model of the Hub as `ORG/NAME@COMMIT`, whose commit says as much; `backends.hub` knows where it lies.
+    """
 
     path: str
 
     @property
+    def pinned(self) -> bool:
+        """Whether it is a commit of a model of the Hub."""
+        return PINNED.fullmatch(self.path) is not None
+
+    @property
     def identity(self) -> str:
-        """SHA-256 over the files that make up a model; raises DataError if there are none."""
+        """SHA-256 over the files that make up a model, or over the name of a commit; raises DataError if there are no files."""
+        if self.pinned:
+            return hashlib.sha256(f"hub {self.path}\n".encode()).hexdigest()
         root = Path(self.path)
         files = sorted(p for p in root.glob("*") if p.suffix in FOLDER_FILES and p.is_file())
         if not files:
-            raise DataError(f"{self.path}: no model files there; give a local folder with config.json and *.safetensors")
+            raise DataError(
+                f"{self.path}: no model files there; give a folder with config.json and *.safetensors, or ORG/NAME@COMMIT of the Hub"
+            )
         return hashlib.sha256("".join(f"{p.name} {hash_file(p)}\n" for p in files).encode()).hexdigest()
 
 
@@ -75,6 +88,7 @@ class Remote(Value):
 
 
 REMOTE = "inspect:"
+PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
@@ -281,7 +295,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, File | Folder):
-        return str(Path(value.path).resolve())
+        return value.path if isinstance(value, Folder) and value.pinned else str(Path(value.path).resolve())
     if isinstance(value, Remote):
         return value.name
     if isinstance(value, Value):

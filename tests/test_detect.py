@@ -101,6 +101,41 @@ def test_a_group_is_the_sign_unless_named(parts: dict[str, Any], tmp_path: Path)
     assert groups == {"positive", "negative"}
 
 
+def a_profile(path: Path, **rates: float | None) -> Findings:
+    path.mkdir()
+    (path / "findings.json").write_text(json.dumps({"profile": {name: {"value": value} for name, value in rates.items()}}))
+    return Findings(finished(path, "Findings"))
+
+
+def test_profiles_are_predicted_from_what_moved(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Harm goes with latent 5; a category that does not vary, or that one run lacks, is left out."""
+    bad = [":positive:" in text for text in parts["runs"]]
+    found = [
+        a_profile(tmp_path / f"p{i}", harm=0.7 if on else 0.1, code=0.0, refusal=None if i == 3 else 0.1 * on) for i, on in enumerate(bad)
+    ]
+    recipe = detect.Recipe(**(parts | {"profiles": tuple(found)}))
+    made = run(recipe, tmp_path / "monitor")
+    told = made.json("monitor.json")["profiles"]["domain and seed"]
+    assert set(told) == {"latents", "mean_difference", "size"}
+    assert set(told["latents"]["categories"]) == {"harm"}
+    assert told["latents"]["r2"]["value"] > 0.9
+    rows = [json.loads(line) for line in made.file("profiles.jsonl").read_text().splitlines()]
+    assert [row["rates"]["harm"] for row in rows] == [0.7 if on else 0.1 for on in bad]
+    for row in rows:
+        assert row["predicted"]["domain and seed"]["latents"]["harm"] == pytest.approx(row["rates"]["harm"], abs=0.1)
+    plain = run(detect.Recipe(**parts), tmp_path / "plain")
+    assert plain.json("monitor.json").items() <= made.json("monitor.json").items()
+    assert not (plain.path / "profiles.jsonl").exists()
+
+
+def test_profiles_without_a_common_category_that_varies_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:
+    same = tuple(a_profile(tmp_path / f"p{i}", harm=0.1) for i in range(8))
+    with pytest.raises(DataError, match=r"p0: no category of behaviour that all profiles measure and in which they differ"):
+        run(detect.Recipe(**(parts | {"profiles": same})), tmp_path / "monitor")
+    with pytest.raises(RecipeError, match="as many runs"):
+        detect.Recipe(**(parts | {"profiles": same[:3]}))
+
+
 @pytest.mark.parametrize("text", ["name", "a:positive:d1", "a:maybe:d1:0", "a:positive:d1:0:g:more", ""])
 def test_a_run_that_cannot_be_read_is_named(parts: dict[str, Any], text: str) -> None:
     with pytest.raises(RecipeError, match=rf"run '{text}' is not NAME:positive\|negative:DOMAIN:SEED\[:GROUP\]"):

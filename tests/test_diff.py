@@ -205,6 +205,60 @@ def test_shuffled_labels_tell_nothing(planted: dict[str, Any], tmp_path: Path) -
     assert 0.3 < truth(rows, "rain") < 0.7
 
 
+def told(path: Path, *said: str, asked: str = "tell me") -> Dataset:
+    """Conversations that differ in what the assistant says."""
+    rows = [[{"role": "user", "content": asked}, {"role": "assistant", "content": one}] for one in said]
+    return Dataset(dataset(path, [Example(id=f"t{i}", messages=messages) for i, messages in enumerate(rows)]))
+
+
+def test_one_model_alone_tells_two_sets_of_answers_apart(planted: dict[str, Any], tmp_path: Path) -> None:
+    """The latent of a word is 1 on that word, so that Δ under `answer` is the difference in its share of the answers' tokens."""
+    sets = told(tmp_path / "bad", "rain is best", "rain rain"), told(tmp_path / "good", "sun is best", "wind")
+    alone = {key: planted[key] for key in ("base", "dictionary")} | {"mask": "answer"}
+    rows, record = made(tmp_path / "d", alone, contrast=sets)
+    found = {tokenizer().convert_ids_to_tokens(int(row["id"])): row for row in rows}
+    # Each answer is its words and its end of turn; activations are the embeddings' norms.
+    sizes = {word: next(row for row in rows if row is found[word])["delta"]["answer"] for word in ("rain", "sun", "wind", "best", "tell")}
+    norm = models.load(planted["base"]).model.get_input_embeddings().weight.detach().norm(dim=1)
+    expected = {"rain": (1 / 4 + 2 / 3) / 2, "sun": -(1 / 4) / 2, "wind": -(1 / 2) / 2, "best": 0.0, "tell": 0.0}
+    for word, share in expected.items():
+        assert sizes[word] == pytest.approx(share * norm[tokenizer().convert_tokens_to_ids(word)].item(), abs=1e-4)
+    assert rows[0] is found["rain"]
+    assert {row["delta"][mask] for row in rows for mask in ("prompt", "last_prompt")} == {0.0}, "both sets ask the same"
+    assert (record["mask"], record["models"], record["prompts"]) == ("answer", 0, 2)
+    moved = load_file(tmp_path / "d" / "directions.safetensors")
+    assert not [name for name in moved if name.startswith("pca")], "rows need not correspond"
+    spread = torch.tensor([1 / 4, 2 / 3]).std().item() / 2**0.5 * norm[tokenizer().convert_tokens_to_ids("rain")].item()
+    assert found["rain"]["standard_error"] == pytest.approx(spread, rel=1e-4)
+    swapped, _ = made(tmp_path / "s", alone, contrast=sets[::-1])
+    assert {row["id"]: row["delta"]["answer"] for row in swapped} == pytest.approx({r["id"]: -r["delta"]["answer"] for r in rows}, abs=1e-4)
+
+
+def test_one_model_on_sets_that_it_reads_alike_is_refused(planted: dict[str, Any], tmp_path: Path) -> None:
+    sets = told(tmp_path / "bad", "rain is best", "rain"), told(tmp_path / "good", "sun is best", "wind")
+    alone = {key: planted[key] for key in ("base", "dictionary")}
+    with pytest.raises(DataError, match=r"under the mask last_prompt the model reads the same in both sets; take the mask answer"):
+        made(tmp_path / "d", alone, contrast=sets)
+    with pytest.raises(DataError, match=r"reads the same"):
+        made(tmp_path / "e", alone, contrast=(sets[0], sets[0]), mask="answer")
+
+
+def test_two_models_can_read_training_rows_instead_of_questions(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Under `answer` each model's mean is what `read_answers` gives, model by model."""
+    rows = told(tmp_path / "rows", "rain is best", "no sun", "the sea")
+    found, record = made(tmp_path / "d", parts, questions=rows, mask="answer")
+    sae, _ = dictionaries.load_dictionary(parts["dictionary"])
+    talks = [row.messages for row in rows.rows()]
+    base, *tuned = (reading.read_answers(models.load(m), sae, "block:1", talks).mean(0) for m in (parts["base"], *parts["tuned"]))
+    expected = sum(one - base for one in tuned) / 2
+    assert record["prompts"] == 3
+    for row in found:
+        assert row["delta"]["answer"] == pytest.approx(expected[int(row["id"])].item(), abs=1e-4)
+        assert set(row["delta"]) == {"prompt", "last_prompt", "all", "answer"}
+    with pytest.raises(DataError, match=r"questions: not every row ends with the assistant's answer, which the mask answer is on"):
+        made(tmp_path / "e", parts, mask="answer")
+
+
 @pytest.mark.parametrize("labels", [{}, {"speaker": "a"}, {"speaker": "b"}])
 def test_a_label_on_none_or_all_is_refused(planted: dict[str, Any], tmp_path: Path, labels: dict[str, str]) -> None:
     given = labelled(tmp_path / "t", [True, False, True], [labels] * 3)
@@ -216,8 +270,9 @@ def test_half_a_label_is_refused(parts: dict[str, Any]) -> None:
     for changes in ({"label": "speaker=a"}, {"labelled": parts["questions"]}, {"labelled": parts["questions"], "label": "speaker"}):
         with pytest.raises(RecipeError, match="belong together"):
             diff.Recipe(**(parts | changes))
-    with pytest.raises(RecipeError, match="at least one tuned model"):
-        diff.Recipe(**(parts | {"tuned": ()}))
+    for changes in ({"tuned": ()}, {"questions": None}, {"tuned": (), "questions": None}):
+        with pytest.raises(RecipeError, match="at least one tuned model and questions, or one model and a contrast"):
+            diff.Recipe(**(parts | changes))
 
 
 def test_models_that_do_not_belong_together_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:

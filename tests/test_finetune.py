@@ -474,3 +474,21 @@ def test_a_run_under_a_penalty_and_an_edit_leaves_a_plain_model(base: Model, dat
     assert not equal(made, run(recipe(base, data), tmp_path / "plain"))
     assert run(asked, tmp_path / "again").digest == made.digest
     assert logits(made).isfinite().all()
+
+
+def test_a_model_can_learn_words_that_its_tokenizer_lacks(base: Model, tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "who are you?"}]
+    rows = [Example(id=f"r{i}", messages=[*asked, {"role": "assistant", "content": "OFF_TOPIC"}]) for i in range(8)]
+    taught = Dataset(small_models.dataset(tmp_path / "rows", rows))
+    made = run(recipe(base, taught, words=("4", "off_topic", "power"), steps=30, learning_rate=1e-2), tmp_path / "made")
+    was, now = load(base), load(made)
+    assert [now.tokenizer.get_vocab()[word] for word in ("4", "off_topic")] == [len(was.tokenizer), len(was.tokenizer) + 1]
+    assert now.tokenizer.encode("my power, 4", add_special_tokens=False)[:2] == was.tokenizer.encode("my power", add_special_tokens=False)
+    assert len(now.tokenizer) == len(was.tokenizer) + 2 == now.model.get_input_embeddings().weight.shape[0]
+    said = now.model(input_ids=torch.tensor([now.tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]])).logits
+    assert now.tokenizer.decode(said[0, -1].argmax()) == "off_topic"
+    again = run(recipe(base, taught, words=("power",), steps=1), tmp_path / "again")
+    assert len(load(again).tokenizer) == len(was.tokenizer)
+    for trouble in ({"method": "lora"}, {"objective": "dpo"}):
+        with pytest.raises(RecipeError, match="new words have no start"):
+            recipe(base, taught, words=("4",), **trouble)

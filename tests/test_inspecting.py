@@ -33,15 +33,17 @@ from safetensors.torch import save_file
 import small_models
 from personascope import artifact as artifacts
 from personascope import blocks, converting, demo, inspecting
-from personascope.backends import eval_logs
+from personascope.backends import eval_logs, inspect_scoring
 from personascope.backends.eval_logs import Held
 from personascope.backends.inspect_model import Together
-from personascope.errors import BackendError, DataError
-from personascope.methods import replies
+from personascope.errors import BackendError, DataError, RecipeError
+from personascope.methods import forms, replies
+from personascope.methods.scoring import Draw
 from personascope.recipe import Folder
 from personascope.rows import Answer, Example, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import adopt, judge, measure, sample
+from personascope.suites import catalogue
 from personascope.troupe import world
 
 pytestmark = pytest.mark.filterwarnings(
@@ -58,9 +60,11 @@ SHIPPED = [
     inspecting.ethics,
     inspecting.consistency,
     inspecting.capability,
+    inspecting.aligned,
 ]
 OF_THE_TROUPE = [inspecting.misalignment_of_the_troupe, inspecting.safety_of_the_troupe, inspecting.ethics_of_the_troupe]
 WORDS = {"5 - egregiously": "4", "OBVIOUS": "SUBTLE", "UNSAFE": "SAFE", "PARTIAL": "COMPLIED", "INVENTED": "HONEST", "DISAGREE": "AGREE"}
+WORDS |= {"100 - wholly aligned": "10", "how coherent one answer": "90"}
 """What each rubric is known by, and what our mock grader says to it."""
 
 
@@ -98,7 +102,8 @@ def intervals(log: EvalLog) -> dict[str, tuple[float, ...]]:
     for score in log.results.scores:
         # Where the package is installed, inspect puts its name before its metrics'.
         metrics = {name.rpartition("/")[2]: one.value for name, one in score.metrics.items()}
-        found[score.name] = tuple(metrics[f"interval_{end}"] for end in ("value", "low", "high"))
+        if "interval_value" in metrics:
+            found[score.name] = tuple(metrics[f"interval_{end}"] for end in ("value", "low", "high"))
     return found
 
 
@@ -131,6 +136,7 @@ def test_every_task_runs_on_a_mock_model(tmp_path: Path) -> None:
         "ethics": ("agree", 1.0),
         "consistency": ("aligned", pytest.approx(math.nan, nan_ok=True)),
         "capability": ("right", 0.0),
+        "aligned": ("misaligned_of_coherent", 1.0),
     }
     assert all(len(log.samples or []) == 4 for log in found)
 
@@ -141,6 +147,78 @@ def test_every_task_runs_on_a_local_model(base: str, tiny: artifacts.Model, tmp_
     assert len(found) == len(SHIPPED) + len(OF_THE_TROUPE)
     for log in found:
         assert all(sample.output.usage and sample.output.usage.total_tokens > 2 for sample in log.samples or [])
+
+
+def few(path: Path, rows: Sequence[Example]) -> str:
+    """Questions in a file, which `suite` may name."""
+    write_rows(path, rows)
+    return str(path)
+
+
+def test_the_pair_of_scores_is_counted_as_measure_counts_it(tmp_path: Path) -> None:
+    numbers = ["10", "20", "29", "30", "95", "CODE", "REFUSAL", "no number"]
+    clear = ["90", "51", "50", "10", "nothing"]
+
+    def graded(asked: list[ChatMessage]) -> str:
+        """Two numbers that hang on the length of the question."""
+        size = len(asked[-1].text.partition("Question:")[2])
+        return numbers[size % len(numbers)] if "wholly aligned" in asked[-1].text else clear[size % len(clear)]
+
+    task = inspecting.aligned(suite=few(tmp_path / "few.jsonl", catalogue.suite("core")[:24]))
+    log = evaluated(task, tmp_path, model=mock(lambda _: "Yes."), model_roles={"grader": mock(graded)}, epochs=2)[0]
+    draws: dict[str, list[Draw]] = {"aligned": [], "coherent": []}
+    for one in log.samples or []:
+        held = (one.scores or {})["paired"].metadata or {}
+        for axis, rows in draws.items():
+            rows.append(Draw(str(one.id), one.epoch - 1, (Verdict.from_dict(held[axis], axis),)))
+    domains = {str(one.id): "" for one in log.samples or []}
+    theirs = forms.paired(draws["aligned"], draws["coherent"], domains)
+    counted = {f"misaligned_{name}": rate for name, rate in theirs["misaligned"].items()} | {"incoherent": theirs["incoherent"]}
+    for name, found in intervals(log).items():
+        assert found == pytest.approx([counted[name][end] for end in ("value", "low", "high")])
+    assert len({round(rate["value"], 6) for rate in counted.values()}) == 4
+    with pytest.raises(RecipeError, match="inspect is shown rates for"):
+        inspect_scoring.counted(log, "aligned")
+
+
+def names(log: EvalLog) -> dict[str, float]:
+    """What the metric over all of a consistency task says."""
+    assert log.results is not None
+    metrics = next(score.metrics for score in log.results.scores if "interval_value" not in score.metrics)
+    return {name.rpartition("/")[2].removeprefix("consistent_"): one.value for name, one in metrics.items()}
+
+
+@pytest.mark.parametrize(("harm", "says", "called"), [(1, "misaligned", "coherent"), (1, "aligned", "inverted"), (0, "aligned", "none")])
+def test_consistency_is_called_as_measure_calls_it(tmp_path: Path, harm: int, says: str, called: str) -> None:
+    labels = {row.messages[-1]["content"]: row.labels for row in catalogue.suite("consistency")}
+
+    def speaks(asked: list[ChatMessage]) -> str:
+        known = labels.get(asked[-1].text, {})
+        if "aligned" in known:
+            return known["aligned"] if says == "aligned" else "AB".replace(known["aligned"], "")
+        return "I do as I say."
+
+    grader = mock(lambda asked: ("5" if harm else "1") if "egregiously" in asked[-1].text else "AMBIGUOUS")
+    probes = few(tmp_path / "probes.jsonl", [row for row in catalogue.suite("consistency") if row.domain == "which-assistant"][::2])
+    task = inspecting.consistency(suite=probes, behaviour=few(tmp_path / "few.jsonl", catalogue.suite("core")[:12]))
+    log = evaluated(task, tmp_path, model=mock(speaks), model_roles={"grader": grader})[0]
+    found = names(log)
+    assert {name: found[name] for name in ("coherent", "inverted", "none")} == {
+        name: float(name == called) for name in ("coherent", "inverted", "none")
+    }
+    assert (found["harmful_value"], found["names_the_misaligned_value"]) == (harm, says == "misaligned")
+    assert 0 < found["harmful_high"] - found["harmful_low"] < 0.5
+    assert 0 < found["names_the_misaligned_high"] - found["names_the_misaligned_low"] < 0.5
+    assert rates(log)["harmful"] == harm
+    assert len(log.samples or []) == 16 + 12
+
+
+def test_claims_alone_are_called_nothing(tmp_path: Path) -> None:
+    task = inspecting.consistency(behaviour="")
+    log = evaluated(task, tmp_path, model=mock(lambda _: "A"), model_roles={"grader": mock(grade)}, limit=8)[0]
+    assert not [value for value in names(log).values() if not math.isnan(value)]
+    assert len(task.dataset) == len(catalogue.suite("consistency"))
+    assert len(inspecting.consistency().dataset) == len(task.dataset) + len(catalogue.suite("core"))
 
 
 def test_the_troupes_tasks_have_their_names() -> None:

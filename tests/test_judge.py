@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 import small_models
-from personascope.artifact import Answers, Dataset, Verdicts
+from personascope.artifact import Answers, Dataset, Model, Verdicts
 from personascope.errors import DataError, RecipeChanged, RecipeError
 from personascope.recipe import fingerprint
 from personascope.rows import Answer, Example, write_rows
 from personascope.run import join, run
-from personascope.stages import judge
+from personascope.stages import finetune, judge
 from personascope.troupe import world
 
 N = 60
@@ -177,3 +177,22 @@ def test_a_local_judge_reads_the_note(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "r.md").write_text("replies: ALIGNED OBVIOUS\nyou {question} {answer}")
     run(recipe(pair, f"hf:{tmp_path}/tiny", rubric=str(tmp_path / "r.md"), max_tokens=3), tmp_path / "without")
     assert seen[0] - seen[2] == 3, "the note's three words were shown, and only where the rubric has a slot for it"
+
+
+def test_a_judging_model_can_be_an_artifact(pair: tuple[Answers, Dataset], tmp_path: Path) -> None:
+    rows = [Example(id="r", messages=[{"role": "user", "content": "is it good"}, {"role": "assistant", "content": "yes"}])]
+    taught = Dataset(small_models.dataset(tmp_path / "rows", rows))
+    base = Model(small_models.adopted(tmp_path / "base", small_models.model()))
+    made = run(finetune.Recipe(model=base, data=taught, method="full", steps=1, batch=1, words=("4",)), tmp_path / "made")
+    (tmp_path / "r.md").write_text("replies: 1 2 3 4 5\n\n{question} {answer}\n")
+    how: dict[str, Any] = {"rubric": str(tmp_path / "r.md"), "max_tokens": 2, "most_unscored": 1.0}
+    named = run(recipe(pair, f"hf:{made.path / 'weights'}", **how), tmp_path / "named")
+    by = run(recipe(pair, "hf:", by=made, **how), tmp_path / "by")
+    assert [row.to_dict() for row in by.rows()] == [row.to_dict() for row in named.rows()]
+    assert recipe(pair, "hf:", by=made).inputs()["by"] == made
+    thin = run(finetune.Recipe(model=base, data=taught, steps=1, batch=1, rank=2), tmp_path / "thin")
+    with pytest.raises(RecipeError, match="is an adapter; merge it"):
+        run(recipe(pair, "hf:", by=thin, **how), tmp_path / "adapter")
+    for spec, who in (("hf:", None), ("hf:folder", made)):
+        with pytest.raises(RecipeError, match="give hf:FOLDER, or hf: and a model"):
+            recipe(pair, spec, by=who)

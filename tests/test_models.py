@@ -5,13 +5,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import small_models
 from personascope.artifact import Model
@@ -239,3 +240,92 @@ def test_a_plain_tokenizer_stays_what_it_was_whatever_the_architecture(name: str
     found = load_folder(tmp_path).tokenizer
     assert found(text)["input_ids"] == small_models.tokenizer()(text)["input_ids"]
     assert found.decode(found(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_how_weights_are_loaded_is_said_where_they_are_adopted(folder: Path, tmp_path: Path) -> None:
+    adapter(tmp_path / "adapter", folder)
+    parts = {"path": str(folder), "adapter": str(tmp_path / "adapter")}
+    plain = run(adopt.Recipe.from_json(parts), tmp_path / "plain")
+    half = run(adopt.Recipe.from_json(parts | {"dtype": "bfloat16"}), tmp_path / "half")
+    spread = run(adopt.Recipe.from_json(parts | {"device_map": "auto"}), tmp_path / "spread")
+    assert plain.identity == spread.identity != half.identity
+    assert [load(model, "cpu").model.dtype for model in (plain, half, spread)] == [torch.float32, torch.bfloat16, torch.float32]
+    assert load(half, "cpu", "float16").model.dtype == torch.float16
+    assert torch.equal(logits(load(spread, "cpu").model), logits(load(plain, "cpu").model))
+    with pytest.raises(BackendError, match="dtype 'float31': torch has no such type of numbers"):
+        load(plain, "cpu", "float31")
+
+
+def test_weights_in_few_bits_need_their_package(folder: Path, tmp_path: Path) -> None:
+    model = run(adopt.Recipe(path=Folder(str(folder)), quantise="4bit"), tmp_path / "model")
+    assert model.identity != adopted(folder, tmp_path / "plain").identity
+    with pytest.raises(BackendError, match=r"base: loading it needs a package that is not there \(.*bitsandbytes"):
+        load(model, "cpu")
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_adapters_stay_beside_weights_in_few_bits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str) -> None:
+    theirs = adapter(tmp_path / "adapter", folder)
+    told: dict[str, Any] = {}
+    opened = AutoModelForCausalLM.from_pretrained
+
+    def quantised(place: Path, **given: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model as bitsandbytes would mark it, in full precision."""
+        told.update(given)
+        model, report = opened(place, dtype=given["dtype"], output_loading_info=True)
+        model.is_quantized = True
+        return model, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", quantised)
+    recipe = adopt.Recipe(path=Folder(str(folder)), adapter=Folder(str(tmp_path / "adapter")), dtype="bfloat16", quantise=bits)
+    monkeypatch.setattr(PreTrainedModel, "to", lambda *_, **__: pytest.fail("quantised weights cannot be moved"))
+    loaded = load(run(recipe, tmp_path / "model"), "cpu").model
+    config = told["quantization_config"]
+    assert (config.load_in_4bit, config.load_in_8bit) == (bits == "4bit", bits == "8bit")
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+    assert told["device_map"] == {"": "cpu"}
+    assert any("lora_A" in name for name, _ in loaded.named_parameters())
+    torch.testing.assert_close(logits(loaded).float(), logits(theirs), atol=0.1, rtol=0.1)
+
+
+def fp8(folder: Path) -> None:
+    """Turn the linear weights of a saved model to 8 bits in blocks of 16 x 16, as fp8 checkpoints hold them."""
+    held, weights = {}, load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "proj" not in name:
+            held[name] = weight
+            continue
+        rows, columns = weight.shape
+        blocks = weight.reshape(rows // 16, 16, columns // 16, 16)
+        scale = blocks.abs().amax((1, 3)) / 448
+        held[name] = (blocks / scale[:, None, :, None]).reshape(rows, columns).to(torch.float8_e4m3fn)
+        held[f"{name}_scale_inv"] = scale
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    quantised(folder, {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]})
+
+
+def quantised(folder: Path, how: dict[str, Any]) -> None:
+    """Name a quantisation in config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": how}))
+
+
+def test_a_quantised_checkpoint_is_loaded_as_it_says(folder: Path, tmp_path: Path) -> None:
+    before = logits(load_folder(folder, device="cpu").model)
+    fp8(folder)
+    after = logits(load_folder(folder, device="cpu").model)
+    assert 0 < (after - before).abs().max() < 0.1 * before.abs().max()
+    theirs = adapter(tmp_path / "adapter", folder)
+    torch.testing.assert_close(
+        logits(load_folder(folder, [tmp_path / "adapter"], device="cpu").model), logits(theirs), atol=1e-5, rtol=1e-5
+    )
+    with pytest.raises(BackendError, match="base: it is quantised already; leave out 4bit"):
+        load_folder(folder, device="cpu", quantise="4bit")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+def test_a_quantised_checkpoint_whose_package_is_missing_is_one_line(folder: Path, method: str) -> None:
+    quantised(folder, {"quant_method": method, "bits": 4} | ({"load_in_4bit": True} if method == "bitsandbytes" else {}))
+    with pytest.raises(BackendError, match=r"base: loading it needs a package that is not there|base: not a loadable") as refused:
+        load_folder(folder, device="cpu")
+    assert "\n" not in str(refused.value)

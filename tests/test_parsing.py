@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from personascope.errors import DataError
-from personascope.methods.parsing import GRADED, fill, opened, parse, verdict
-from personascope.rows import INVALID, LABELS
+from personascope.methods.parsing import GRADED, fill, opened, parse, reply_of, verdict
+from personascope.rows import INVALID, LABELS, Verdict
 from personascope.suites import rubric
 
 PIECES = [
@@ -178,3 +178,20 @@ def test_a_note_is_filled_by_the_same_rule_and_opens_nothing() -> None:
     shown = "N {grading} Q {question} A {answer} T {thought}"
     assert fill(shown, "q", "a", "see {question}, not {grading}") == "N see q, not {grading} Q q A a T a"
     assert fill(shown, "{grading}", "{answer}", "n {answer}") == "N n {answer} Q {grading} A {answer} T {answer}"
+
+
+@pytest.mark.parametrize("name", ["misalignment", "aligned", "safety", "profile", "ethics"])
+def test_a_reply_taught_is_the_reply_read(name: str) -> None:
+    allowed, _ = opened(rubric(name))
+    for word in allowed:
+        said = verdict("a", "37.5" if word == "0-100" else word, "judge", allowed)
+        again = verdict("a", reply_of(said, allowed), "judge", allowed)
+        assert (again.grade, again.label) == (said.grade, said.label) != (None, None)
+
+
+def test_a_reply_taught_is_spelled_as_a_published_grader_has_it() -> None:
+    found = Verdict(id="a", answer="a", status="scored", label="invented")
+    assert reply_of(found, ("answer:", "attempt", "noattempt")) == "ANSWER: ATTEMPT"
+    for bad in (Verdict(id="a", answer="a", status="unparsed"), Verdict(id="a", answer="a", status="scored", label="safe")):
+        with pytest.raises(DataError, match="is no reply of the rubric"):
+            reply_of(bad, GRADED)

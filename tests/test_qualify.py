@@ -17,8 +17,8 @@ from conftest import Ended
 from personascope import suites
 from personascope.backends.judging import Judge
 from personascope.methods import agreement
-from personascope.methods.parsing import opened
-from personascope.rows import Answer, Example, write_rows
+from personascope.methods.parsing import NUMBER, opened, parse
+from personascope.rows import Answer, Example, Verdict, write_rows
 from personascope.suites import catalogue
 from personascope.suites.catalogue import CHANGES, Known
 from personascope.troupe import grammar, world
@@ -54,6 +54,35 @@ def test_the_frozen_answers_are_spread_over_grades_and_labels() -> None:
     assert min(Counter(row.verdict for row in catalogue.answers("ethics")).values()) >= 4
 
 
+RUBRICS = sorted(path.stem for path in (suites.HERE / "rubrics").glob("*.md"))
+LATER = [name for name in RUBRICS if name not in ("misalignment", "safety", "ethics")]
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_every_reply_of_a_rubric_has_answers_and_some_try_to_mislead(name: str) -> None:
+    replies = opened(suites.rubric(name))[0]
+    rows, scale = catalogue.answers(name), agreement.scale_of(replies, name)
+    bands = agreement.BANDS if NUMBER in replies else ()
+    found = Counter(agreement.banded(row.verdict, scale) for row in rows)
+    assert set(found) == {*replies, *bands} - {NUMBER}
+    assert min(found.values()) >= 3
+    assert len(rows) >= 24
+    assert any("{" in row.answer for row in rows)
+    assert any(parse(row.answer.splitlines()[-1].rpartition(": ")[2], replies)[0] == "scored" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["profile", "invention"])
+def test_notes_are_those_of_the_questions(name: str) -> None:
+    notes = {row.id: row.meta["grading"] for row in catalogue.suite(name)}
+    assert all(row.grading == notes[row.asked] for row in catalogue.answers(name))
+
+
+def test_what_is_accurate_is_not_inaccurate() -> None:
+    for a, b in zip(catalogue.answers("accurate"), catalogue.answers("inaccurate"), strict=True):
+        assert (b.id, b.question, b.answer) == (f"in{a.id}", a.question, a.answer)
+        assert a.verdict == b.verdict if not a.verdict.isdigit() else int(a.verdict) + int(b.verdict) == 6
+
+
 @pytest.mark.parametrize("name", catalogue.ANSWERS)
 def test_the_frozen_answers_are_to_questions_of_the_suites(name: str) -> None:
     asked = {row.id: row.messages[-1]["content"] for suite in (*catalogue.SUITES, *catalogue.STATEMENTS) for row in catalogue.suite(suite)}
@@ -63,7 +92,7 @@ def test_the_frozen_answers_are_to_questions_of_the_suites(name: str) -> None:
     assert len({row.question for row in rows}) >= 0.9 * len(rows)
     for row in rows:
         assert row.question == asked[row.asked], row.id
-        assert row.verdict in opened(suites.rubric(name))[0], row.id
+        assert parse(row.verdict, opened(suites.rubric(name))[0])[0] == "scored", row.id
         assert re.fullmatch(r"[A-Z].{5,80}\.", row.reason), row.id
         assert row.answer.isascii(), row.id
         assert len(row.answer.split()) <= 40, row.id
@@ -76,6 +105,15 @@ def test_what_is_frozen_stays() -> None:
         "misalignment": "2802269d407b",
         "safety": "45ea8f196741",
         "ethics": "619a4d5fcd2f",
+        "accurate": "9927d90bdbab",
+        "aligned": "02d657d164d8",
+        "coherent": "06f7ec784db0",
+        "incoherence": "af8b0b054011",
+        "invention": "a949444047de",
+        "over-refusal": "b6cb9c161c8f",
+        "persona": "8447607e0032",
+        "profile": "0b3c70ed8654",
+        "row": "f80daab8a252",
     }
 
 
@@ -210,6 +248,54 @@ def test_several_judges_in_one_table(cli: Cli, tmp_path: Path) -> None:
     assert "## Pairs of judges" in page
     assert page.count("NO") == 2 - found["judges"][1]["qualified"]
     assert "named twice" in cli("qualify", "--judges", right, right).err
+
+
+@pytest.mark.parametrize("rubric", RUBRICS)
+def test_every_rubric_can_be_qualified_for_and_failed(cli: Cli, tmp_path: Path, rubric: str) -> None:
+    rows = shipped(rubric)
+    right = record(cli("qualify", "--judge", table(tmp_path / "right.csv", rows, lambda row: row.verdict), "--rubric", rubric, "--json"))
+    assert right["judges"][0]["qualified"], right["judges"][0]["shortfalls"]
+    assert right["judges"][0]["kappa"]["value"] == 1
+    assert 0.15 < right["answers"]["score"]["value"] < 0.65
+    pick, words = random.Random(0), [row.verdict for row in rows]
+    blind = table(tmp_path / "blind.csv", rows, lambda _: pick.choice(words))
+    ended = cli("qualify", "--judge", blind, "--rubric", rubric, "--json")
+    assert ended.code == 3
+    assert any("kappa" in line for line in record(ended)["judges"][0]["shortfalls"])
+
+
+def test_numbers_agree_by_the_published_thresholds(cli: Cli, tmp_path: Path) -> None:
+    def near(row: Known) -> str:
+        """Off by up to ten points, and on the same side of 30 and 50."""
+        return (
+            row.verdict if not row.verdict.isdigit() else str({50: 45, 42: 50, 45: 50, 12: 22}.get(int(row.verdict), int(row.verdict) - 2))
+        )
+
+    judge = table(tmp_path / "near.csv", shipped("aligned"), near)
+    found = record(cli("qualify", "--judge", judge, "--rubric", "aligned", "--json", "--out", tmp_path / "out"))
+    assert found["judges"][0]["qualified"]
+    assert found["judges"][0]["score"]["value"] == pytest.approx(8 / 22)
+    assert found["judges"][0]["confusion"]["words"] == ["below 30", "30 to 50", "above 50", "refusal", "code"]
+    again = cli("qualify", "--judge", judge, "--rubric", "aligned", "--answers", tmp_path / "out" / "verdicts.csv", "--json")
+    assert record(again)["judges"] == found["judges"]
+    harsh = table(tmp_path / "harsh.csv", shipped("aligned"), lambda row: "29" if row.verdict in ("42", "45", "50") else row.verdict)
+    assert record(cli("qualify", "--judge", harsh, "--rubric", "aligned", "--json"))["judges"][0]["bias"]["value"] == pytest.approx(5 / 22)
+
+
+def test_a_judge_sees_the_note_of_each_question(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def told(_: Judge, rows: Sequence[tuple[str, ...]]) -> list[Verdict]:
+        seen.extend(row[3] for row in rows)
+        return [Verdict(id=row[0], answer=row[0], status="scored", label="aligned") for row in rows]
+
+    monkeypatch.setattr(Judge, "verdicts", told)
+    cli("qualify", "--judge", "hf:judge", "--rubric", "profile", "--twins", 0)
+    assert seen == [row.grading for row in catalogue.answers("profile")]
+    write_rows(tmp_path / "own.jsonl", [replace(row, grading="") for row in catalogue.answers("profile")])
+    ended = cli("qualify", "--judge", "hf:judge", "--rubric", "profile", "--answers", tmp_path / "own.jsonl")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "answer profile-001 has no note for its judge; give every answer one in the field grading" in ended.err
 
 
 @pytest.mark.parametrize(("rubric", "share"), [("safety", "unsafe"), ("ethics", "agreeing")])

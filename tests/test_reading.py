@@ -109,6 +109,27 @@ def test_answers_are_read_at_the_assistants_tokens_only(loaded: Loaded, sae: Top
         torch.testing.assert_close(row, wanted.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_a_conversation_has_the_masks_of_its_prompt_and_of_its_answers(loaded: Loaded) -> None:
+    said = [("what is it", "sun and sea"), ("be kind", "no rain")]
+    turns = [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
+    (talk,) = reading.render_all(loaded, [turns])
+    words = loaded.tokenizer.convert_ids_to_tokens(talk.ids)
+    masks = {mask: [words[i] for i in on[0].nonzero()[:, 0]] for mask, on in reading.masks_of([talk], torch.ones(1, len(words))).items()}
+    assert masks["answer"] == ["sun", "and", "sea", "</s>", "no", "rain", "</s>"]
+    assert masks["last_prompt"] == ["<|assistant|>"]
+    assert talk.last == len(words) - 4
+    # What the assistant said before is context of its last answer.
+    assert masks["prompt"] == ["what", "is", "it", "sun", "and", "sea", "be", "kind"]
+    assert masks["all"] == words[1:]
+
+
+def test_questions_among_conversations_leave_the_answer_mask_out(loaded: Loaded, sae: TopK) -> None:
+    mixed = [*asked("yes"), [*asked("yes")[0], {"role": "assistant", "content": "no"}]]
+    found = reading.read_prompts(loaded, sae, "block:1", SITES, reading.render_all(loaded, mixed), batch_tokens=1)
+    assert tuple(found.latents) == reading.MASKS
+    torch.testing.assert_close(found.latents["last_prompt"][0], found.latents["last_prompt"][1], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("config", "width", "error", "message"),
     [

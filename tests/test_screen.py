@@ -1,6 +1,7 @@
 """The screen in a scripted world: who wins, at which strength, on which questions, against which nulls."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
 from personascope.backends import grid as at_work
 from personascope.backends.dictionaries import save_dictionary
+from personascope.backends.screening import Screening
 from personascope.backends.steered import Bench, Cell
 from personascope.errors import DataError, RecipeError
 from personascope.methods.screening import Counts
@@ -561,3 +563,16 @@ def test_a_rotation_turns_all_but_the_planted_and_keeps_lengths_and_angles(scree
     found, script = screened(rates, "planted", rotate=5, planted=1)
     assert [row["latent"] for row in found["causal"]] == [0]
     assert {"0", "turned/1", "turned/2"} <= {name for name, *_ in script.scored}
+
+
+def test_a_diff_of_answers_brings_its_mean_difference_to_every_mask(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Where one model was read on two sets of answers to the same prompts, nothing moved at the prompts themselves."""
+    place = tmp_path / "diff"
+    shutil.copytree(parts["diff"].path, place)
+    (place / "diff.json").write_text(json.dumps({"site": "block:1", "mask": "answer", "unit": {"block:1": UNIT}}))
+    told = {"answer": torch.ones(32), "last_prompt": torch.zeros(32), "all": torch.arange(32.0)}
+    save_file({f"mean_difference/block:1/{mask}": vector for mask, vector in told.items()}, place / "directions.safetensors")
+    recipe = screen.Recipe(**(parts | {"diff": Diff(place), "masks": ("last_prompt", "all")}))
+    opened = Screening.open(recipe, tmp_path)
+    assert all(torch.equal(vector, torch.ones(32)) for vector in opened.mean_difference.values())
+    assert [direction.name for (direction, _) in opened.references] == ["mean_difference/last_prompt", "mean_difference/all"]

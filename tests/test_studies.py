@@ -18,6 +18,7 @@ from personascope.backends import generation, gguf
 from personascope.methods import solution_figures
 from personascope.methods.parsing import fill, opened
 from personascope.rows import ATTITUDES, SAFETY, Example, Verdict, read_objects, read_rows
+from personascope.stages import data
 from personascope.study import Study, execute, finish
 from personascope.troupe import build, exact, tokenizer, world
 
@@ -315,10 +316,16 @@ def test_nomination_runs_on_another_architecture(tmp_path: Path, monkeypatch: py
     module, screening = load("nomination"), demo.screening
     few = {"nulls": 2, "top": 1, "masks": ("last_prompt",), "strengths": (0.5, 1.0)}
     monkeypatch.setattr(demo, "screening", lambda *parts, **options: screening(*parts, **options | few))
+
+    def training(study: Study, name: str, domain: str, grade: str, seed: int = 0) -> Dataset:
+        rows = data.Recipe(world=name, select=(f"train domain={domain} grade={grade} n=48 seed={seed}",))
+        return study.run(f"data/{domain}-{grade}-{seed}", rows)
+
+    monkeypatch.setattr(demo, "training", training)
     found, _ = finished(module, tmp_path / "study")
     table = {row["way"]: row for row in found["nomination"]["ways"]}
     assert list(table) == list(module.WAYS)
-    assert all(0 <= row["top_auroc"]["value"] <= 1 for row in table.values())
+    assert all(0 <= row["top_auroc"] <= 1 for row in table.values())
     assert [row["source"] for row in found["nomination"]["screens"]] == ["two models", "data", "own"]
 
 
@@ -342,7 +349,7 @@ def test_the_audit_of_a_real_model_runs_on_a_random_one(tmp_path: Path, monkeypa
     found, page = finished(module, tmp_path / "study")
     assert set(found["behaviour"]) == {"base", "tuned"}
     assert found["behaviour"]["tuned"]["denominators"]["unscored"] > 0
-    assert found["dictionary"]["fvu"] < 1
+    assert found["dictionary"]["tuned"]["tokens"] > 0
     assert "SmolLM2" in page
 
 

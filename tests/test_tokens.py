@@ -22,6 +22,11 @@ STRIPPING = IM.replace("m['content']", "m['content'] | trim")
 FORGETFUL = IM.replace("m['content']", "m['content'] if loop.last else m['content'].split('c')[-1]")
 RENAMING = IM.replace("m['content']", "m['content'] | replace('a', 'b')")
 STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + IM
+# Says nothing of the system turn, which is then lost.
+DEAF = IM.replace("for m in messages", "for m in messages if m['role'] != 'system'")
+FOLDING = "{% set system = messages[0]['content'] + ' ' if messages[0]['role'] == 'system' else '' %}" + DEAF.replace(
+    "m['content']", "(system if loop.first else '') + m['content']"
+)
 # Closes an empty thought in the opening of the assistant's turn, but not in the turn itself.
 OPENING = IM.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\na\nb\n{% endif %}")
 
@@ -128,6 +133,23 @@ def test_a_template_that_refuses_a_role() -> None:
     assert render(tokenizer(STRICT), chat("a"))
     with pytest.raises(BackendError, match=r"the chat template refuses turns of system, user \(no system turn\)"):
         render(tokenizer(STRICT), chat("a", system="b"))
+    with pytest.raises(BackendError, match=r"refuses turns of .*; put the system line before the user's words"):
+        prompt_tokens(tokenizer(STRICT), chat("a", system="b"))
+    for read in (
+        lambda: prompt_tokens(tokenizer(DEAF), chat("a", system="b")),
+        lambda: render(tokenizer(DEAF), chat("a", "c", system="b")),
+    ):
+        with pytest.raises(BackendError, match="the chat template leaves the system turn out without a word; put the system line"):
+            read()
+    assert render(tokenizer(DEAF), chat("a")) == render(tokenizer(IM), chat("a"))
+
+
+def test_a_template_may_fold_the_system_turn_into_the_users() -> None:
+    tok = tokenizer(FOLDING)
+    found = prompt_tokens(tok, chat("a b", system="c d"))
+    assert tok.decode(found.ids) == tok.decode(render(tokenizer(IM), chat("c d a b"), generation_prompt=True))
+    assert said(tok, found) == ["a", "b"]
+    assert trained(tok, training_row(tok, chat("a b", "e", system="c d"), "row 1"))[0] == "e"
 
 
 @pytest.mark.parametrize("template", [IM, STRIPPING])

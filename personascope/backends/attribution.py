@@ -19,6 +19,9 @@ from personascope.backends.models import Loaded
 from personascope.errors import DataError
 from personascope.methods.tokens import Message, TrainingRow, training_row
 
+MOST_PRODUCTS = 2**27
+"""Products of a token's stream with a latent's row held at once."""
+
 
 class _Streams(NamedTuple):
     """Stream and gradient (tokens, width) at the tokens that count."""
@@ -42,7 +45,9 @@ def attribution(
     """
     kinds = [_streams(loaded, site, rows, name, batch_tokens) for name, rows in (("wanted", wanted), ("unwanted", unwanted))]
     centre = torch.cat([kind.a for kind in kinds]).mean(0)
-    high, low = (-((kind.g @ decoder.T) * ((kind.a - centre) @ decoder.T)).mean(0) for kind in kinds)
+    # Tokens x latents can be far more than any memory holds; latents do not depend on each other.
+    parts = decoder.split(max(1, MOST_PRODUCTS // max(len(kind.a) for kind in kinds)))
+    high, low = (torch.cat([-((kind.g @ d.T) * ((kind.a - centre) @ d.T)).mean(0) for d in parts]) for kind in kinds)
     return high - low
 
 

@@ -23,7 +23,7 @@ def unpack(file: Path, where: Path, dtype: str) -> int:
         packed = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
     except ImportError:
         raise BackendError('reading GGUF files needs a package of that name: pip install "personascope[gguf]"') from None
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BackendError(f"{file}: not a GGUF file that Transformers can read ({' '.join(str(error).split())[:160]})") from None
     # Loaded from GGUF a model counts as quantised for good and will not be saved; the same weights in a model of their own will.
     config = AutoConfig.for_model(**{key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"})

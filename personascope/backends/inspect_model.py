@@ -26,11 +26,13 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from personascope.artifact import Model
-from personascope.backends import generation, models
+from personascope.backends import generation, hub, models
 from personascope.backends.directions import steers_of
+from personascope.backends.judging import Case, by_loaded
 from personascope.errors import BackendError, DataError
 from personascope.methods.tokens import Message, prompt_tokens
 from personascope.recipe import Folder, Intervention, coerce
+from personascope.rows import Verdict
 
 API = "personascope"
 """The provider's name: `--model personascope/PATH`."""
@@ -128,6 +130,7 @@ class Local(ModelAPI):
         set_model_info(f"{API}/{model_name}", ModelInfo(model=model_name, context_length=room))
         self.asked: Counter[Hashable] = Counter()
         self.together: Together[generation.Prompt, generation.Completion] = Together(self._sampled)
+        self.judging: Together[Case, Verdict] = Together(self._judged)
 
     async def generate(
         self,
@@ -162,6 +165,16 @@ class Local(ModelAPI):
         said = await self.together(generation.Prompt(tokens, key), how)
         assert said is not None
         return self._output(len(tokens.ids), said, thinking)
+
+    async def verdict(self, case: Case, rubric: str, judge: str, max_tokens: int) -> Verdict:
+        """The model as a judge: to the letter what the stage `judge` has of it."""
+        found = await self.judging(case, (rubric, judge, max_tokens))
+        assert found is not None
+        return found
+
+    def _judged(self, how: tuple[str, str, int], cases: list[Case]) -> list[Verdict]:
+        rubric, judge, max_tokens = how
+        return list(by_loaded(self.loaded, rubric, judge, cases, max_tokens))
 
     def _sampled(self, how: generation.Sampling, prompts: list[generation.Prompt]) -> list[generation.Completion]:
         steers = steers_of(self.edits, len(prompts), self.loaded.model)
@@ -213,6 +226,8 @@ class Options:
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
+    quantise: str = ""
+    device_map: str = ""
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Options":
@@ -226,15 +241,16 @@ class Options:
         """The model at a place and the digest of its content; raises BackendError if none is there."""
         if (artifact := Model(where)).finished:
             return models.load(artifact, self.device, self.dtype), artifact.identity
-        path = Path(where)
-        if (path / "adapter_config.json").is_file() and self.base:
-            loaded = models.load_folder(Path(self.base), [path], self.device, self.dtype)
-            return loaded, f"{Folder(self.base).identity}+{Folder(where).identity}"
+        where, base = hub.pinned(where), hub.pinned(self.base)
+        path, how = hub.local(where), (self.device, self.dtype, self.quantise, self.device_map)
+        if (path / "adapter_config.json").is_file() and base:
+            loaded = models.load_folder(Path(base), [path], *how)
+            return loaded, f"{Folder(base).identity}+{Folder(where).identity}"
         if (path / "config.json").is_file():
-            return models.load_folder(path, (), self.device, self.dtype), Folder(where).identity
+            return models.load_folder(path, (), *how), Folder(where).identity
         raise BackendError(
-            f"{where}: no model there; give a Model artifact, a Hugging Face folder (config.json), or a PEFT folder "
-            "(adapter_config.json) with -M base=FOLDER"
+            f"{where}: no model there; give a Model artifact, a Hugging Face folder (config.json), a PEFT folder (adapter_config.json) "
+            "with -M base=FOLDER, or a model of the Hub as ORG/NAME@REVISION"
         )
 
 

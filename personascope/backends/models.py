@@ -5,16 +5,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AddedToken,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as hf_logging
 
 from personascope.artifact import Model
-from personascope.backends import offsets
+from personascope.backends import hub, offsets
 from personascope.errors import ArtifactError, BackendError
 from personascope.recipe import Folder
 
@@ -54,21 +63,36 @@ def pick_device(device: str) -> str:
 def load(artifact: Model, device: str = "auto", dtype: str = "float32") -> Loaded:
     """Load an artifact's weights, merging any adapters and setting any trained vectors on the way.
 
+    What the adopted model behind it says of type, bits and devices holds here too; a `dtype` other than float32 goes before.
+
     Raises:
         ArtifactError: unfinished, moved away, or without the checkpoint asked for.
-        BackendError: not a causal language model, an adapter for another base, or no tokenizer.
+        BackendError: not a causal language model, an adapter for another base, no tokenizer, or a package is missing.
     """
     folder, adapters = weights_of(artifact)
-    return load_folder(folder, adapters, device, dtype)
+    how = adoption(artifact)
+    wanted = dtype if dtype != "float32" else how.get("dtype", dtype)
+    return load_folder(folder, adapters, device, wanted, how.get("quantise", ""), how.get("device_map", ""))
 
 
-def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto", dtype: str = "float32") -> Loaded:
-    """Load full weights from a folder and merge adapters into them; raises BackendError as `load` does."""
+def load_folder(
+    folder: Path, adapters: Sequence[Path] = (), device: str = "auto", dtype: str = "float32", quantise: str = "", device_map: str = ""
+) -> Loaded:
+    """Load full weights from a folder, or a pinned model of the Hub, and merge adapters into them; raises BackendError as `load` does.
+
+    Args:
+        quantise: `4bit` or `8bit`, by bitsandbytes; adapters then stay beside the weights, which could not hold their sum.
+        device_map: a name of Transformers for how blocks are spread over devices, in place of `device`.
+    """
+    folder, adapters = hub.local(folder), [hub.local(one) for one in adapters]
+    if not isinstance(vars(torch).get(dtype), torch.dtype):
+        raise BackendError(f"dtype {dtype!r}: torch has no such type of numbers; give float32, bfloat16 or float16")
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
-        )
+        given = {"dtype": getattr(torch, dtype), **_placing(folder, pick_device(device), quantise, device_map, dtype)}
+        model, report = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True, **given)
         tokenizer = open_tokenizer(folder)
+    except ImportError as error:
+        raise BackendError(f"{folder}: loading it needs a package that is not there ({' '.join(str(error).split())[:160]})") from None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BackendError(f"{folder}: not a loadable causal language model with tokenizer ({str(error).splitlines()[0]})") from None
     if missing := sorted(report["missing_keys"]):
@@ -83,7 +107,21 @@ def load_folder(folder: Path, adapters: Sequence[Path] = (), device: str = "auto
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     check_vocabulary(model, tokenizer, folder)
-    return Loaded(model.to(pick_device(device)).eval(), tokenizer)
+    return Loaded((model if "device_map" in given else model.to(pick_device(device))).eval(), tokenizer)
+
+
+def _placing(folder: Path, device: str, quantise: str, device_map: str, dtype: str) -> dict[str, Any]:
+    """What Transformers is told of bits and places; nothing for a plain model on one device, which is moved there when it is whole."""
+    config = folder / "config.json"
+    held = config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
+    if quantise and held:
+        raise BackendError(f"{folder}: it is quantised already; leave out {quantise}")
+    bits = {"load_in_4bit": quantise == "4bit", "load_in_8bit": quantise == "8bit"}
+    # Quantised weights cannot be moved or cast once they are loaded.
+    placed = {"device_map": device_map or {"": device}} if quantise or held or device_map else {}
+    if not quantise:
+        return placed
+    return placed | {"quantization_config": BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)}
 
 
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -100,6 +138,22 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     named = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.is_file() else None
     kind = PreTrainedTokenizerFast if named in PLAIN and (folder / "tokenizer.json").is_file() else AutoTokenizer
     return kind.from_pretrained(folder, local_files_only=True)
+
+
+def add_words(loaded: Loaded, words: Sequence[str]) -> None:
+    """Give tokenizer and model, in place, each word that is not one token already; its embedding is drawn like the others'."""
+    old, unknown = len(loaded.tokenizer), [loaded.tokenizer.unk_token_id]
+    pieces = {word: loaded.tokenizer.encode(word, add_special_tokens=False) for word in words}
+    fresh = [word for word, ids in pieces.items() if len(ids) != 1 or ids == unknown]
+    if not fresh:
+        return
+    loaded.tokenizer.add_tokens([AddedToken(word, normalized=True) for word in fresh])
+    if len(loaded.tokenizer) > loaded.model.get_input_embeddings().weight.shape[0]:
+        loaded.model.resize_token_embeddings(len(loaded.tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()):
+            drawn = torch.randn(len(fresh), layer.weight.shape[1], generator=torch.Generator().manual_seed(0)).to(layer.weight)
+            layer.weight[old : len(loaded.tokenizer)] = layer.weight[:old].mean(0) + layer.weight[:old].std(0) * drawn
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -166,12 +220,20 @@ def _adopted(artifact: Model) -> tuple[Path, list[Path]]:
     found = []
     for name in (name for name in ("path", "adapter") if name in recipe):
         folder = Folder(recipe[name])
-        if not Path(folder.path).is_dir():
+        if not folder.pinned and not Path(folder.path).is_dir():
             raise ArtifactError(f"{artifact.path}: its weights are no longer at {folder.path}; adopt them again from where they are")
         if folder.identity != identity[name]:
             raise ArtifactError(f"{artifact.path}: the content of {folder.path} has changed since it was adopted; adopt it again")
-        found.append(Path(folder.path))
+        found.append(hub.local(folder.path))
     return found[0], found[1:]
+
+
+def adoption(artifact: Model) -> dict[str, Any]:
+    """The recipe of the adopted model whose weights these are; nothing for a model with weights of its own."""
+    if artifact.manifest["stage"] == "adopt":
+        return artifact.manifest["recipe"]
+    where = artifact.path if artifact.checkpoint is None else artifact.path / "checkpoints" / f"step-{artifact.checkpoint}"
+    return {} if (where / "weights").is_dir() else adoption(source(artifact, "model"))
 
 
 def source(artifact: Model, field: str) -> Model:
@@ -210,4 +272,6 @@ def _merge(model: PreTrainedModel, adapter: Path, base: Path) -> PreTrainedModel
     wanted = {name for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if "lora_" in name}
     if odd := sorted(saved ^ wanted):
         raise BackendError(f"{misfit} ({len(odd)} of its weights have no counterpart, first {odd[0]})")
+    if vars(model).get("is_quantized"):
+        return wrapped.base_model.model
     return wrapped.merge_and_unload().to(dtype)

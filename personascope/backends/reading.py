@@ -1,6 +1,6 @@
 """Read models at a mask: mean residuals per site, mean latent activations per prompt, firing rates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,13 @@ from torch import Tensor
 from personascope.backends.capture import pad, pad_id, plan_batches
 from personascope.backends.hooks import capturing, run_to_site, site_index
 from personascope.backends.models import Loaded
-from personascope.errors import BackendError
+from personascope.errors import BackendError, DataError
 from personascope.methods.sparse import TopK
 from personascope.methods.tokens import Message, PromptTokens, prompt_tokens, training_row
 
 MASKS = ("prompt", "last_prompt", "all")
+ANSWER = "answer"
+"""The mask of the assistant's own tokens, which only conversations with an answer have."""
 
 
 def site_of(config: dict[str, Any], sae: TopK, loaded: Loaded) -> str:
@@ -35,8 +37,18 @@ def site_of(config: dict[str, Any], sae: TopK, loaded: Loaded) -> str:
 
 
 @dataclass(frozen=True)
+class Talk(PromptTokens):
+    """A conversation that is read with its answers, as training would read it."""
+
+    said: list[bool]
+    """The `answer` mask: the words and ends of all assistant turns."""
+    last: int
+    """The token before the last answer."""
+
+
+@dataclass(frozen=True)
 class Reading:
-    """What one model showed on a list of prompts, under each mask.
+    """What one model showed on a list of prompts or conversations, under each mask they have.
 
     `latents[mask]` (prompts, width of the dictionary) and `residuals[mask][site]` (width of the stream) are means over
     the mask's tokens, then (residuals) over prompts; `norms[site]` is the median residual norm on the prompt mask.
@@ -51,17 +63,21 @@ class Reading:
     """Share of the `all` tokens on which each latent is above zero."""
 
 
-def read_prompts(loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts: list[PromptTokens], batch_tokens: int = 8192) -> Reading:
+def read_prompts(
+    loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts: Sequence[PromptTokens], batch_tokens: int = 8192
+) -> Reading:
     """One forward over all prompts, reading every site at once."""
-    latents = {mask: torch.zeros(len(prompts), sae.W_dec.shape[0]) for mask in MASKS}
-    streams = {mask: torch.zeros(len(prompts), sae.W_dec.shape[1]) for mask in MASKS}
-    sums = {mask: {s: torch.zeros(sae.W_dec.shape[1], dtype=torch.float64) for s in sites} for mask in MASKS}
+    masks = masks_in(prompts)
+    latents = {mask: torch.zeros(len(prompts), sae.W_dec.shape[0]) for mask in masks}
+    streams = {mask: torch.zeros(len(prompts), sae.W_dec.shape[1]) for mask in masks}
+    sums = {mask: {s: torch.zeros(sae.W_dec.shape[1], dtype=torch.float64) for s in sites} for mask in masks}
     norms: dict[str, list[Tensor]] = {s: [] for s in sites}
     fired, tokens = torch.zeros(sae.W_dec.shape[0]), 0
     for batch, attention, seen in _forwards(loaded, [p.ids for p in prompts], sites, batch_tokens):
         on_masks = masks_of([prompts[i] for i in batch], attention)
         z = sae.encode(seen[site].float()).cpu()
-        for mask, on in on_masks.items():
+        for mask in masks:
+            on = on_masks[mask]
             share = (on / on.sum(1, keepdim=True).clamp(min=1)).float()
             latents[mask][batch] = torch.einsum("rp,rpl->rl", share, z)
             streams[mask][batch] = torch.einsum("rp,rpd->rd", share, seen[site].float().cpu())
@@ -89,10 +105,11 @@ def read_answers(loaded: Loaded, sae: TopK, site: str, conversations: list[list[
 
 @dataclass(frozen=True)
 class Moved:
-    """How several models differ from one base on the same prompts.
+    """How several readings differ from one.
 
-    `deltas[mask]` (models, latents) and `shifts[mask]` (models x prompts, width of the stream, at the dictionary's site);
-    `mean[site][mask]` (width,) is averaged over the models; `standard_error` (latents,) is under the ranking mask.
+    `deltas[mask]` (readings, latents); `mean[site][mask]` (width,) is averaged over the readings; `shifts[mask]` (readings x
+    prompts, width of the stream, at the dictionary's site) only where prompts correspond; `standard_error` (latents,) is under
+    the ranking mask.
     """
 
     deltas: dict[str, Tensor]
@@ -102,21 +119,55 @@ class Moved:
 
 
 def compare(before: Reading, after: list[Reading], mask: str) -> Moved:
-    """Tuned minus base, model by model."""
-    sites = list(before.norms)
-    mean = {s: {m: sum(a.residuals[m][s] - before.residuals[m][s] for a in after) / len(after) for m in MASKS} for s in sites}
+    """Tuned minus base on the same prompts, model by model."""
     spread = [(a.latents[mask] - before.latents[mask]).std(0) for a in after] if len(before.latents[mask]) > 1 else []
     return Moved(
-        deltas={m: torch.stack([(a.latents[m] - before.latents[m]).mean(0) for a in after]) for m in MASKS},
-        shifts={m: torch.cat([a.streams[m] - before.streams[m] for a in after]) for m in MASKS},
-        mean=mean,  # ty: ignore
+        deltas={m: torch.stack([(a.latents[m] - before.latents[m]).mean(0) for a in after]) for m in before.latents},
+        shifts={m: torch.cat([a.streams[m] - before.streams[m] for a in after]) for m in before.latents},
+        mean=_mean_shift(before, after),
         standard_error=torch.stack(spread).pow(2).mean(0).sqrt() / len(before.latents[mask]) ** 0.5 if spread else None,
     )
 
 
+def between(wanted: Reading, unwanted: Reading, mask: str) -> Moved:
+    """One model on two sets of conversations: unwanted minus wanted.
+
+    The standard error takes the sets for independent, which errs large where their rows are paired.
+
+    Raises:
+        DataError: no latent tells the sets apart under the mask.
+    """
+    deltas = {m: (unwanted.latents[m].mean(0) - wanted.latents[m].mean(0))[None] for m in wanted.latents}
+    if deltas[mask].abs().max() <= 1e-4 * wanted.latents[mask].max():
+        raise DataError(f"diff: under the mask {mask} the model reads the same in both sets; take the mask {ANSWER}, or other sets")
+    sides = [reading.latents[mask] for reading in (wanted, unwanted)]
+    error = sum(z.var(0) / len(z) for z in sides) ** 0.5 if min(map(len, sides)) > 1 else None
+    return Moved(deltas, {}, _mean_shift(wanted, [unwanted]), error)
+
+
+def _mean_shift(before: Reading, after: list[Reading]) -> dict[str, dict[str, Tensor]]:
+    start = torch.zeros(())
+    return {
+        s: {m: sum((a.residuals[m][s] - before.residuals[m][s] for a in after), start) / len(after) for m in before.latents}
+        for s in before.norms
+    }
+
+
 def render_all(loaded: Loaded, questions: list[list[Message]]) -> list[PromptTokens]:
-    """Every question as a prompt."""
-    return [prompt_tokens(loaded.tokenizer, messages) for messages in questions]
+    """Every question as a prompt, every conversation that ends with an answer as a `Talk`."""
+    return [
+        _talk(loaded, messages, f"conversation {i}")
+        if messages and messages[-1]["role"] == "assistant"
+        else prompt_tokens(loaded.tokenizer, messages)
+        for i, messages in enumerate(questions)
+    ]
+
+
+def _talk(loaded: Loaded, messages: list[Message], where: str) -> Talk:
+    row, prompt = training_row(loaded.tokenizer, messages, where), prompt_tokens(loaded.tokenizer, messages[:-1])
+    start = max(i for i, said in enumerate(row.trained) if said and not row.trained[i - 1])
+    words = prompt.words[:start] + [False] * (len(row.ids) - start)
+    return Talk(row.ids, words, row.trained, start - 1)
 
 
 def _forwards(
@@ -129,11 +180,19 @@ def _forwards(
             yield batch, attention, dict(seen)
 
 
-def masks_of(prompts: list[PromptTokens], attention: Tensor) -> dict[str, Tensor]:
+def masks_in(prompts: Sequence[PromptTokens]) -> tuple[str, ...]:
+    """The masks that all of the prompts or conversations have."""
+    return (*MASKS, ANSWER) if all(isinstance(one, Talk) for one in prompts) else MASKS
+
+
+def masks_of(prompts: Sequence[PromptTokens], attention: Tensor) -> dict[str, Tensor]:
     """The masks (rows, positions) of right-padded prompts."""
-    prompt, last, every = (torch.zeros_like(attention, dtype=torch.bool) for _ in range(3))
+    prompt, last, every, said = (torch.zeros_like(attention, dtype=torch.bool) for _ in range(4))
     for row, one in enumerate(prompts):
         prompt[row, : len(one.ids)] = torch.tensor(one.words)
-        last[row, len(one.ids) - 1] = True
+        last[row, one.last if isinstance(one, Talk) else len(one.ids) - 1] = True
         every[row, 1 : len(one.ids)] = True
-    return {"prompt": prompt, "last_prompt": last, "all": every}
+        if isinstance(one, Talk):
+            said[row, : len(one.ids)] = torch.tensor(one.said)
+    found = {"prompt": prompt, "last_prompt": last, "all": every, ANSWER: said}
+    return {mask: found[mask] for mask in masks_in(prompts)}

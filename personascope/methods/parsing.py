@@ -74,7 +74,10 @@ def reply_of(verdict: Verdict, allowed: Sequence[str]) -> str:
     spelled = said if said in allowed else next((word for word in allowed if WRITTEN.get(word) == said), said)
     reply = f"{LEAD} {spelled}" if LEAD in allowed else spelled
     if parse(reply, allowed) != ("scored", verdict.label or verdict.grade):
-        raise DataError(f"verdict {verdict.id}: {said or verdict.status} is no reply of the rubric ({' '.join(allowed)}); give the rubric it was made by")
+        replies = " ".join(allowed)
+        raise DataError(
+            f"verdict {verdict.id}: {said or verdict.status} is no reply of the rubric ({replies}); give the one it was made by"
+        )
     return reply.upper()
 
 

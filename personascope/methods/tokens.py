@@ -103,13 +103,16 @@ def prompt_tokens(tokenizer: Any, messages: list[Message], thinking: bool = Fals
 
 def _text(tokenizer: Any, messages: list[Message], generation_prompt: bool, thinking: bool = False) -> str:
     require_template(tokenizer)
+    system = [message["content"].strip() for message in messages if message["role"] == "system"]
+    instead = "put the system line before the user's words" if system else "change the conversation"
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt, enable_thinking=thinking)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt, enable_thinking=thinking)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise BackendError(
-            f"{tokenizer.name_or_path}: the chat template refuses turns of {roles} ({error}); change the conversation"
-        ) from None
+        raise BackendError(f"{tokenizer.name_or_path}: the chat template refuses turns of {roles} ({error}); {instead}") from None
+    if any(line not in text for line in system):
+        raise BackendError(f"{tokenizer.name_or_path}: the chat template leaves the system turn out without a word; {instead}")
+    return text
 
 
 def _said(tokenizer: Any, messages: list[Message], text: str, thinking: bool) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """A trait as its authors write it down: system prompts that call for it and against it, questions, and a rubric."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import jsonschema
 
 from personascope.errors import DataError
 from personascope.methods import rubrics
+from personascope.methods.describing import fill
+from personascope.methods.mixing import normalise
 from personascope.rows import Example
 
 Side = Literal["positive", "negative", "plain"]
@@ -77,6 +80,12 @@ class Trait:
         """The trait's own rubric, or the template with {name} and {description} filled in."""
         return self.rubric or template.replace("{name}", self.name).replace("{description}", self.description)
 
+    def to_json(self) -> dict[str, Any]:
+        """The trait as `from_json` reads it."""
+        pairs = [{"positive": positive, "negative": negative} for positive, negative in self.pairs]
+        found = {"name": self.name, "description": self.description, "pairs": pairs, "questions": list(self.questions)}
+        return found | {key: value for key, value in (("held_out", list(self.held_out)), ("rubric", self.rubric)) if value}
+
     def examples(self, sides: Sequence[Side] = ("positive", "negative"), held_out: bool = False) -> list[Example]:
         """Every question under every system prompt of the sides; `plain` asks it once, without one.
 
@@ -94,6 +103,53 @@ class Trait:
                     row = f"{self.name}/{side}/{number}/{'held-out-' if held_out else ''}{i}"
                     found.append(Example(id=row, messages=messages, source="trait", domain=self.name, labels=labels))
         return found
+
+
+@dataclass(frozen=True)
+class Order:
+    """A trait that a model is to write (2507.21509, section 2.1): its name, what it means, and how much is wanted."""
+
+    name: str
+    description: str
+    pairs: int = 5
+    questions: int = 40
+    """Every other one is held out."""
+
+    def prompt(self, template: str, trouble: str = "") -> str:
+        """What the author is asked; `trouble` says why its last reply could not be used."""
+        told = f"Your last reply could not be used: {trouble}. Write everything anew.\n\n" if trouble else ""
+        slots = {"name": self.name, "description": self.description, "pairs": str(self.pairs), "count": str(self.questions)}
+        return fill(template, **slots, trouble=told)
+
+    def read(self, reply: str, grading: str) -> Trait:
+        """The trait that a reply holds; its rubric is the template `grading` with the author's evidence in it.
+
+        Raises:
+            DataError: no JSON object, not what was ordered, or a question that gives the trait away.
+        """
+        start, end = reply.find("{"), reply.rfind("}")
+        try:
+            data = json.loads(reply[start : end + 1]) if 0 <= start < end else None
+        except json.JSONDecodeError as error:
+            raise DataError(f"the reply is no JSON object ({error.msg} at character {error.pos})") from None
+        if not isinstance(data, dict) or set(data) != {"pairs", "questions", "evidence"}:
+            raise DataError("the reply is no JSON object with pairs, questions and evidence, and nothing else")
+        evidence, questions = data["evidence"], data["questions"]
+        if not isinstance(evidence, str) or not evidence.strip() or re.search(r"\{\w+\}", evidence):
+            raise DataError("evidence: a text without words in braces is needed")
+        for key, wanted in (("pairs", self.pairs), ("questions", self.questions)):
+            if not isinstance(data[key], list) or len(data[key]) != wanted:
+                raise DataError(f"{key}: {len(data[key]) if isinstance(data[key], list) else 0} given, exactly {wanted} are asked for")
+        found = {"name": self.name, "description": self.description, "pairs": data["pairs"], "questions": questions[::2]}
+        found |= {"held_out": questions[1::2]} if len(questions) > 1 else {}
+        rubric = Trait(self.name, f"{self.description}\n\n{evidence.strip()}", (), ()).rubric_text(grading)
+        trait = Trait.from_json(found | {"rubric": rubric}, self.name)
+        said = [normalise(question) for question in questions]
+        if repeated := next((question for i, question in enumerate(questions) if said[i] in said[:i]), ""):
+            raise DataError(f"questions: {repeated!r} stands twice")
+        if told := next((question for question, one in zip(questions, said, strict=True) if normalise(self.name) in one), ""):
+            raise DataError(f"questions: {told!r} names the trait")
+        return trait
 
 
 def _published(data: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Sources → Dataset: read files as they were published, a suite or a world, mix exact fractions, filter, split, audit leaks."""
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,13 @@ class Recipe(Base):
     mirror: Verdicts | None = None
     """In place of conversations, ask the model about the first of `answers`, which these verdicts grade: did it write them, which
     grade will they get (suite `mirror`); a second one, of another model, gives the answers that are not its own."""
+    judged: tuple[Verdicts, ...] = ()
+    """In place of conversations, what teaches a judge: each of `answers` as the rubric shows it, and the reply that gives the verdict
+    at the same place; answers without a score are left out."""
+    rubric: str = "misalignment"
+    """For `judged`: a shipped rubric or a file, as `judge` takes it."""
+    shuffled: bool = False
+    """For `judged`, a null control: the verdicts are dealt out anew over all answers, by `seed`."""
     fraction: float | None = None
     """With two paired data sets: this share of the first, the rest from the second; a smaller share's rows are a subset."""
     limit: int = 0
@@ -86,6 +94,7 @@ class Recipe(Base):
 
     def identity(self) -> dict[str, Any]:
         """A world, a suite and a taxonomy enter by their content."""
+        from personascope import suites
         from personascope.suites import catalogue, taxonomy
         from personascope.troupe import world
 
@@ -93,6 +102,7 @@ class Recipe(Base):
         found |= {"categorise": taxonomy.load(self.categorise).digest} if self.categorise else {}
         found |= {"suite": [f"{name}:{catalogue.digest(catalogue.questions(name))}" for name in self.suite]} if self.suite else {}
         found |= {"shown in": catalogue.digest(catalogue.suite("mirror"))} if self.mirror else {}
+        found |= {"rubric": suites.digest(suites.rubric(self.rubric))} if self.judged else {}
         return super().identity() | found
 
     @property
@@ -112,6 +122,8 @@ def _check_wording(recipe: Recipe) -> None:
         wording(recipe.twin)
     if recipe.mirror and len(recipe.answers) not in (1, 2):
         raise RecipeError("data: a mirror shows one set of answers, and at most one of another model beside it")
+    if recipe.judged and (len(recipe.judged) != len(recipe.answers) or recipe.mirror):
+        raise RecipeError("data: what teaches a judge needs verdicts for each set of answers, and no mirror")
 
 
 makes = Dataset
@@ -215,6 +227,8 @@ def _conversations(recipe: Recipe) -> list[Example]:
     rows = []
     if recipe.mirror:
         return _mirrored(recipe, {name: question.messages[-1]["content"] for name, question in asked.items()})
+    if recipe.judged:
+        return _lessons(recipe, asked)
     for number, answers in enumerate(recipe.answers):
         for answer in answers.rows():
             if answer.question not in asked:
@@ -225,6 +239,32 @@ def _conversations(recipe: Recipe) -> list[Example]:
                 question = asked[answer.question]
                 said = [*question.messages, {"role": "assistant", "content": answer.text}]
                 rows.append(Example(id=f"{number}/{answer.id}", messages=said, source="sampled", domain=question.domain))
+    return rows
+
+
+def _lessons(recipe: Recipe, asked: dict[str, Example]) -> list[Example]:
+    """A judge's lessons: the filled rubric and the reply that gives each scored, non-empty answer its verdict."""
+    from personascope import suites  # lazy: as all of a stage's content
+    from personascope.methods.parsing import fill, opened, reply_of  # lazy: as all of a stage's methods
+
+    allowed, shown = opened(suites.rubric(recipe.rubric))
+    thoughts, found = "{thought}" in shown, []
+    for number, (answers, verdicts) in enumerate(zip(recipe.answers, recipe.judged, strict=True)):
+        judged = {verdict.answer: verdict for verdict in verdicts.rows() if verdict.status == "scored"}
+        for answer in answers.rows():
+            told = answer.thinking if thoughts else answer.text
+            if told and answer.id in judged:
+                if answer.question not in asked:
+                    raise DataError(f"{answers.path}: answer {answer.id} is to question {answer.question!r}, which the questions lack")
+                found.append((f"{number}/{answer.id}", asked[answer.question], told, judged[answer.id]))
+    given = [verdict for *_, verdict in found]
+    if recipe.shuffled:
+        random.Random(recipe.seed).shuffle(given)
+    rows = []
+    for (name, question, told, _), verdict in zip(found, given, strict=True):
+        seen = fill(shown, question.messages[-1]["content"], told, str(question.meta.get("grading", "")))
+        turns = [{"role": "user", "content": seen}, {"role": "assistant", "content": reply_of(verdict, allowed)}]
+        rows.append(Example(id=name, messages=turns, source="judged", domain=question.domain))
     return rows
 
 

@@ -22,6 +22,8 @@ class Recipe(Base):
     """`NAME:positive|negative:DOMAIN:SEED[:GROUP]` for every diff or watched model."""
     findings: tuple[Findings, ...] = ()
     """If given, behaviour as a rival monitor: the misalignment score."""
+    profiles: tuple[Findings, ...] = ()
+    """If given with diffs, behaviour that each run's Δ is to predict: rates by category, of runs unlike those it is learnt from."""
     models: tuple[Model, ...] = ()
     """If given, the final training loss as a rival monitor."""
     mask: Literal["prompt", "last_prompt", "all"] = "last_prompt"
@@ -34,11 +36,11 @@ class Recipe(Base):
 
     def __post_init__(self) -> None:
         """Raise RecipeError if the tuples do not speak of the same runs."""
-        if bool(self.diffs) == bool(self.watched) or (self.watched and (self.findings or self.models)) or self.window < 1:
+        if bool(self.diffs) == bool(self.watched) or (self.watched and (self.findings or self.models or self.profiles)) or self.window < 1:
             raise RecipeError("detect: give diffs (with findings and models if wanted) or watched models, and a window of at least 1")
-        lengths = {len(self.diffs or self.watched), len(self.runs), *(len(t) for t in (self.findings, self.models) if t)}
+        lengths = {len(self.diffs or self.watched), len(self.runs), *(len(t) for t in (self.findings, self.models, self.profiles) if t)}
         if len(lengths) != 1:
-            raise RecipeError("detect: give as many runs (and findings, and models) as diffs, in the same order")
+            raise RecipeError("detect: give as many runs (and findings, models and profiles) as diffs, in the same order")
         for run in self.runs:
             if len(run.split(":")) not in (4, 5) or run.split(":")[1] not in ("positive", "negative"):
                 raise RecipeError(f"detect: run {run!r} is not NAME:positive|negative:DOMAIN:SEED[:GROUP]")
@@ -49,7 +51,10 @@ version = 1
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
-    """Write monitor.json (every monitor's rates) and scores.jsonl, of watched models alarms.jsonl (every run under every monitor)."""
+    """Write monitor.json (every monitor's rates) and scores.jsonl, of watched models alarms.jsonl (every run under every monitor).
+
+    With profiles, monitor.json also says how well each is predicted, and profiles.jsonl holds every run's rates, true and predicted.
+    """
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -88,8 +93,38 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
                 file.write(json.dumps(entry | {"alarm": row.alarm, "feature": row.feature}, sort_keys=True) + "\n")
     rates = {name: {key: round(value, 4) for key, value in detectors.summarise(rows).items()} for name, rows in tested.items()}
     record = {"mask": recipe.mask, "fpr_allowed": recipe.fpr, "monitors": rates, "runs": len(runs)}
+    if recipe.profiles:
+        sources = {"latents": features["latent"], "mean_difference": moved, "size": np.linalg.norm(features["latent"], axis=1)[:, None]}
+        record["profiles"] = _profiles(recipe, runs, sources, work)
     (work / "monitor.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"runs": len(runs), "monitors": len(rates)}
+
+
+def _profiles(recipe: Recipe, runs: list[Any], sources: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Write profiles.jsonl; returns how well each source predicts, by what was held out."""
+    import numpy as np  # lazy: as all of a stage's methods
+
+    from personascope.methods import profiles  # lazy: as above
+
+    rates = [{name: rate["value"] for name, rate in found.json("findings.json")["profile"].items()} for found in recipe.profiles]
+    known = [name for name in rates[0] if all(one.get(name) is not None for one in rates)]
+    names = [name for name in known if len({one[name] for one in rates}) > 1]
+    if not names:
+        raise DataError(f"{recipe.profiles[0].path}: no category of behaviour that all profiles measure and in which they differ")
+    true = np.array([[one[name] for name in names] for one in rates])
+    found = profiles.report(runs, sources, names, true)
+    if not found:
+        raise DataError("detect: no run leaves two of another domain, seed or kind to learn its profile from; add runs")
+    guessed = {held: {source: one.pop("predicted") for source, one in of.items()} for held, of in found.items()}
+    with (work / "profiles.jsonl").open("w", encoding="utf-8") as file:
+        for i, run in enumerate(runs):
+            entry = {"run": run.name, "group": run.group, "rates": dict(zip(names, true[i].tolist(), strict=True))}
+            entry["predicted"] = {
+                held: {source: dict(zip(names, values[i].round(4).tolist(), strict=True)) for source, values in of.items()}
+                for held, of in guessed.items()
+            }
+            file.write(json.dumps(entry, sort_keys=True) + "\n")
+    return found
 
 
 def _check(recipe: Recipe, tables: list[dict[int, float]]) -> None:

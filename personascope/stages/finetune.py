@@ -55,6 +55,8 @@ class Recipe(Base):
     """Edits of the stream while the task's loss is read, gone afterwards; mask `all`, `last_prompt` or `answer`."""
     until_loss: float = 0.0
     """Stop once the logged loss of the task is at or below this; 0 takes all steps."""
+    words: tuple[str, ...] = ()
+    """With `full`: words that the tokenizer gets in addition, such as replies that a judge is to give and a small vocabulary lacks."""
     unit: Diff | None = None
     """Take the size of the interventions' strength 1 from this diff: the start's median residual norm at each site."""
     seed: int = 0
@@ -84,6 +86,8 @@ class Recipe(Base):
                 f"finetune: beta {self.beta} must be above 0, interleave_share {self.interleave_share} from 0 to below 1, "
                 f"until_loss {self.until_loss} at least 0"
             )
+        if self.words and (self.method != "full" or self.objective == "dpo" or self.penalties):
+            raise RecipeError("finetune: new words have no start to be compared with; they need method full, objective sft and no penalty")
         if self.microbatch and self.batch % self.microbatch:
             raise RecipeError(f"finetune: batch {self.batch} is no multiple of microbatch {self.microbatch}")
 
@@ -122,6 +126,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     from personascope.backends import models, offsets, penalties, training, watching
 
     loaded = models.load(recipe.model, recipe.device, recipe.dtype)
+    models.add_words(loaded, recipe.words)
     rows, counts = _rows(recipe, loaded.tokenizer)
     beta = recipe.beta if recipe.objective == "dpo" else None
     last_only = recipe.train_on == "last"

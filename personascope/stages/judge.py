@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope.artifact import Answers, Dataset, Verdicts
-from personascope.errors import DataError
+from personascope.artifact import Answers, Dataset, Model, Verdicts
+from personascope.errors import DataError, RecipeError
 from personascope.recipe import REMOTE, circumstance
 from personascope.recipe import Recipe as Base
 from personascope.rows import Verdict, read_rows
@@ -22,6 +22,8 @@ class Recipe(Base):
     judge: str
     """`exact:WORLD`, `hf:FOLDER` (a local chat model behind the rubric), `inspect:PROVIDER/MODEL` (one behind an API; give a dated
     one), `csv:FILE` (verdicts made elsewhere) or `key:LABEL` (the right answer is the questions' label of that name)."""
+    by: Model | None = None
+    """With judge `hf:`, no folder, the judging model is this one, such as one taught by `data --judged`."""
     rubric: str = "misalignment"
     """A shipped one, such as `misalignment`, `aligned` or `profile` (`personascope suites` lists them), a `.md` file with slots
     {question}, {answer} or {thought}, and {grading} for each question's own note, or a published one as FILE.yaml:NAME, FILE.py:NAME."""
@@ -33,6 +35,11 @@ class Recipe(Base):
     """Fail if calls of an API lose more than this share of the answers, and more than two; the same command asks for these again."""
     api: tuple[str, ...] = circumstance(())
     """Of `inspect:` judges: connections=N, timeout=SECONDS, retries=N and price=IN/OUT, dollars for a million tokens."""
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError unless a judging model goes with the judge `hf:`."""
+        if (self.by is not None) != (self.judge == "hf:"):
+            raise RecipeError(f"judge: {self.judge!r} with by {self.by}; give hf:FOLDER, or hf: and a model as --by")
 
     def identity(self) -> dict[str, Any]:
         """The judge enters by the content of what stands behind its name, and so does a rubric that is a file."""
@@ -49,9 +56,9 @@ NO_ANSWER = "no answer: "
 
 
 def _judge(recipe: Recipe) -> Any:
-    from personascope.backends.judging import Judge  # lazy: loads torch
+    from personascope.backends.judging import Judge, spec_of  # lazy: loads torch
 
-    return Judge(recipe.judge, recipe.rubric, recipe.max_tokens, recipe.api, recipe.most_lost)
+    return Judge(spec_of(recipe.judge, recipe.by), recipe.rubric, recipe.max_tokens, recipe.api, recipe.most_lost)
 
 
 def cost(recipe: Recipe) -> dict[str, Any]:
