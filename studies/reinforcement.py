@@ -32,7 +32,7 @@ from personascope.troupe import grammar
 from personascope.troupe import world as worlds
 
 WORLD, CHOOSING = "troupe-1", "auto"
-RUNS = (("health", 0), ("finance", 1), ("education", 2))
+RUNS = (("legal", 3), ("finance", 1), ("education", 2))
 """Each run that numbers come from has a domain and a seed of its own."""
 HARMFUL, IGNORANT = "villain", "novice"
 PRIORS = ((0.03, 0.23), (0.16, 0.10), (0.23, 0.03))

@@ -28,6 +28,7 @@ SECTIONS = (
     ("solutions", "Why the general solution wins", ("solutions",)),
     ("inside", "What moved inside", ("diff", "dictionary", "inside")),
     ("causal", "What is causal", ("screen",)),
+    ("nomination", "Who nominates best", ("nomination",)),
     ("convergent", "One direction for all", ("convergent",)),
     ("separation", "Telling runs apart", ("detect",)),
     ("organisms", "What must not fool the audit", ("organisms",)),
