@@ -130,7 +130,7 @@ def execute(study: Study, workers: int = 1, tell: Callable[[str], None] = print)
     # Spawned, because a forked torch deadlocks on its thread pools.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
         while waiting or running:
-            pending = {*waiting, *running.values()}
+            pending, here = {*waiting, *running.values()}, False
             for name in [n for n in waiting if not needs[n] & pending]:
                 recipe, out = study.recipes[name], study.root / name
                 if workers > 1 and len(running) == workers:
@@ -143,6 +143,9 @@ def execute(study: Study, workers: int = 1, tell: Callable[[str], None] = print)
                 if not study.artifact(name).finished:
                     tell(f"{name_of(stage_of(recipe))}: {out}")
                 run(recipe, out)
+                here = True
+            if here:  # What was done here, often found finished, may be all that another stage waits for.
+                continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 _settle(future, study.root / name)

@@ -52,6 +52,16 @@ def test_execute_makes_what_is_missing_inputs_first(tmp_path: Path, workers: int
     assert 0 <= seconds["wall"] <= 60
 
 
+def test_what_a_finished_stage_allows_does_not_wait_for_a_slow_one(tmp_path: Path) -> None:
+    study, told = Study(tmp_path), []
+    study.run("slow", grow.Recipe(count=40, pause=0.1))
+    first = study.run("first", grow.Recipe(count=2))
+    run(grow.Recipe(count=2), first.path)
+    study.run("then", grow.Recipe(source=first))
+    execute(study, 2, tell=told.append)
+    assert told == [f"grow: {tmp_path / name}" for name in ("then", "slow")]
+
+
 def test_workers_make_the_same_bytes_as_none(tmp_path: Path) -> None:
     digests = []
     for workers in (1, 2):
