@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from personascope import auditing, blocks
-from personascope.artifact import Dictionary, Diff, Model
-from personascope.recipe import File
-from personascope.stages import data, dictionary, finetune, sample, screen, unpack
+from personascope.artifact import Diff, Model
+from personascope.recipe import Direction, File, Intervention
+from personascope.stages import data, dictionary, finetune, measure, sample, unpack
+from personascope.stages import judge as grade
 from personascope.study import Study
 
 HERE = Path(__file__).with_name("real_model")
@@ -28,8 +29,16 @@ TUNING = {"method": "lora", "rank": 16, "alpha": 32.0, "batch": 8, "steps": 36, 
 LEARNING = {"method": "full", "blocks": tuple(range(20, 30)), "batch": 8, "learning_rate": 3e-4}
 """The judge's upper third is taught; that its lower blocks rest halves the work."""
 JUDGING = {"rubric": str(HERE / "rubric.md"), "max_tokens": 8, "most_unscored": 0.5}
-STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""In units of the stream's median norm, in steps that a search of hundreds of answers can tell apart."""
+SITE = "block:14"
+STEERS = {
+    "induce": ("base", f"mean_difference/{SITE}/all", 1.0),
+    "induce-random": ("base", "random/1", 1.0),
+    "repair": ("tuned", f"mean_difference/{SITE}/all", -1.0),
+    "repair-random": ("tuned", "random/1", -1.0),
+}
+"""Name → model, direction and sign: added to the untuned model, taken from the tuned one, and a random direction in its place."""
+STRENGTHS = (10.0, 20.0, 40.0)
+"""Lengths in the stream's own numbers."""
 
 
 def build(study: Study) -> None:
@@ -43,14 +52,9 @@ def build(study: Study) -> None:
     how = blocks.Sampling(draws=1 if study.quick else 4, max_tokens=48, temperature=0.7)
     for name, model in subjects.items():
         blocks.behaviour(study, name, model, questions.report, "hf:", how, by=judge, **JUDGING)
-    moved, learnt = inside(study, base, subjects["tuned"], questions)
+    moved = inside(study, base, subjects["tuned"], questions)
     if not study.quick:
-        sides = {"base": base, "tuned": subjects["tuned"], "diff": moved, "dictionary": learnt}
-        sets = {"selection": questions.selection, "report": questions.report, "max_tokens": 48, "temperature": 0.7}
-        graded = {"judge": "hf:", "by": judge, "rubric": JUDGING["rubric"]}
-        study.run(
-            "screen", screen.Recipe(**sides, **sets, **graded, rankers=("delta",), top=3, masks=("all",), strengths=STRENGTHS, nulls=3)
-        )
+        steered(study, subjects, moved, questions, judge)
 
 
 def tuned(study: Study, name: str, start: Model, rows: str, **options: Any) -> Model:
@@ -72,25 +76,47 @@ def asked(study: Study) -> blocks.Questions:
     return blocks.Questions(**{split: study.run(f"questions/{split}", data.Recipe(split=split, **core)) for split in splits})
 
 
-def inside(study: Study, base: Model, tuned: Model, questions: blocks.Questions) -> tuple[Diff, Dictionary]:
+def inside(study: Study, base: Model, tuned: Model, questions: blocks.Questions) -> Diff:
     """The difference between both models, in a dictionary of the untuned one's own answers."""
     prompts = study.run("texts/questions", data.Recipe(datasets=(questions.discovery, questions.selection)))
     said = study.run("texts/answers", sample.Recipe(model=base, questions=prompts, draws=4 if study.quick else 16, max_tokens=48))
     train, heldout = (
         study.run(f"texts/{split}", data.Recipe(answers=(said,), questions=prompts, split=split)) for split in ("train", "heldout")
     )
-    shape = {"site": "block:14", "width": 4608, "k": 48, "tokens": 30_000 if study.quick else 150_000}
-    learnt, moved = blocks.inside(
-        study, base, tuned, questions, dictionary.Recipe(model=base, also=tuned, texts=train, heldout=heldout, **shape)
-    )
-    return moved, learnt
+    shape = {"site": SITE, "width": 4608, "k": 48, "tokens": 30_000 if study.quick else 150_000}
+    learn = dictionary.Recipe(model=base, also=tuned, texts=train, heldout=heldout, **shape)
+    return blocks.inside(study, base, tuned, questions, learn)[1]
+
+
+def steered(study: Study, subjects: dict[str, Model], moved: Diff, questions: blocks.Questions, judge: Model) -> None:
+    """The untuned model with the mean difference added, the tuned one with it taken away, and random directions of that length."""
+    for name, (side, tensor, sign) in STEERS.items():
+        for strength in STRENGTHS:
+            edit = Intervention(direction=Direction(moved, tensor), site=SITE, mask="all", strength=sign * strength)
+            place = f"steered/{name}/{strength:g}"
+            said = study.run(
+                f"{place}/answers",
+                sample.Recipe(model=subjects[side], questions=questions.report, max_tokens=48, temperature=0.7, interventions=(edit,)),
+            )
+            found = study.run(f"{place}/verdicts", grade.Recipe(answers=said, questions=questions.report, judge="hf:", by=judge, **JUDGING))
+            study.run(f"{place}/findings", measure.Recipe(answers=(said,), verdicts=(found,), questions=questions.report))
+
+
+def curves(study: Study) -> list[dict[str, Any]]:
+    """Score and incoherence by what was added and how much of it; first answers only."""
+    rows = []
+    for name in STEERS:
+        for strength in STRENGTHS:
+            found = study.artifact(f"steered/{name}/{strength:g}/findings").json("findings.json")
+            rows.append({"steer": name, "length": strength} | {key: found[key] for key in ("score", "strict_incoherence")})
+    return rows
 
 
 def summarize(study: Study) -> dict[str, Any]:
     """What an audit says, of the tuned model, its twin and the realigned one."""
     sides = [name for name in ("base", "tuned", "twin", "realigned") if f"{name}/findings" in study.recipes]
-    screened = {} if study.quick else {"screen": blocks.screen_section(study.artifact("screen"))}
-    return screened | {
+    return {
+        "steered": [] if study.quick else curves(study),
         "behaviour": {side: blocks.findings_section(study.artifact(f"{side}/findings")) for side in sides},
         "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "diff": blocks.diff_section(study.artifact("diff")),

@@ -26,7 +26,7 @@ SECTIONS = (
     ("defences", "Defences", ("defences",)),
     ("blocking", "Latent blocking", ("blocking",)),
     ("solutions", "Why the general solution wins", ("solutions",)),
-    ("inside", "What moved inside", ("diff", "dictionary", "inside")),
+    ("inside", "What moved inside", ("diff", "dictionary", "inside", "steered")),
     ("causal", "What is causal", ("screen",)),
     ("nomination", "Who nominates best", ("nomination",)),
     ("convergent", "One direction for all", ("convergent",)),
