@@ -172,11 +172,15 @@ def summarize(study: Study) -> dict[str, Any]:
         for r in table
         if r["skill_kept"] >= ENOUGH["skill"] and r["benign_kept"] >= ENOUGH["benign"] and r["incoherence_added"] <= INCOHERENT
     ]
+    best = max(table, key=lambda r: r["worst_axiom"])
     return {
         "defences": {
             "table": sorted(table, key=lambda r: -r["worst_axiom"]),
             "curves": curves,
-            "best": max(table, key=lambda r: r["worst_axiom"])["defence"],
+            "best": best["defence"],
+            "best_against": [
+                {"defence": row["defence"], "ahead": _ahead(study, best["strength"], row["strength"])} for row in table if row is not best
+            ],
             "best_that_keeps_skill_and_coherence": max(good, key=lambda r: r["removed"])["defence"] if good else None,
             "assistant": demo.section(demo.behaved(study, "behaviour/assistant")),
         },
@@ -186,9 +190,19 @@ def summarize(study: Study) -> dict[str, Any]:
     }
 
 
+def _ahead(study: Study, best: str, other: str) -> dict[str, Any]:
+    """By how much the worst axiom of the best defence is better than another's, paired over the runs that numbers come from."""
+    gaps = []
+    for where in runs(study)[1:]:
+        plain = _row(study, "none-0", [where])
+        gaps.append(_worst(_row(study, best, [where]), plain) - _worst(_row(study, other, [where]), plain))
+    found = stats.bootstrap_mean(gaps)
+    return stats.Estimate(found.value, found.low, found.high, len(gaps), len(gaps)).to_dict()
+
+
 def _over_runs(found: list[stats.Estimate]) -> dict[str, Any]:
-    """The mean over runs with an interval over them; one run's own interval where there is one."""
-    if len(found) == 1:
+    """The mean over runs with an interval over them; the one run's own interval where there is but one."""
+    if all(one == found[0] for one in found):
         return found[0].to_dict()
     estimate = stats.bootstrap_mean([one.value for one in found])
     return stats.Estimate(estimate.value, estimate.low, estimate.high, sum(one.n for one in found), len(found)).to_dict()
