@@ -87,7 +87,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, int]:
     drawn |= {f"similarity-{n}": one["figure"] for n, one in enumerate(interpreted)}
     facts = {
         "title": recipe.title or "personascope report",
-        "question": [part for part in re.split(r"\n\s*\n", recipe.question.strip()) if part],
+        "question": [" ".join(part.split()) for part in re.split(r"\n\s*\n", recipe.question.strip()) if part],
         "summary": summary,
         "sections": [(anchor, heading) for anchor, heading, keys in SECTIONS if any(summary.get(key) for key in keys)],
         "figures": drawn,
