@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Artifact, hash_tree
-from personascope.errors import ArtifactError, RecipeChanged
+from personascope.errors import ArtifactError, PersonascopeError, RecipeChanged
 from personascope.recipe import Recipe, differences, fingerprint
 from personascope.rows import Row, line, write_rows
 from personascope.stages import stage_of
@@ -193,7 +193,7 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
                 new.replace(begun)
             try:
                 yield work
-            except Exception:
+            except PersonascopeError:
                 _clear(work)
                 raise
     except OSError as error:
@@ -203,7 +203,7 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
 
 
 def _clear(work: Path) -> None:
-    """Take away what a failed run has begun if it has made nothing, so that a corrected recipe may have its place."""
+    """Take away what a refused run has begun if it has made nothing, so that a corrected recipe may have its place."""
     made = [path for path in work.rglob("*") if path.name not in (LOCK, FINGERPRINT) and (path.is_dir() or path.stat().st_size)]
     if not made:
         shutil.rmtree(work)

@@ -12,12 +12,16 @@ to the discovery questions, graded by hand (`lessons.jsonl`). How far it can be 
 their answers to the report questions, graded by hand too (`hand.jsonl`).
 """
 
+import re
 import sysconfig
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from personascope import auditing, blocks
 from personascope.artifact import Diff, Model
+from personascope.methods import stats
 from personascope.recipe import Direction, File, Intervention
 from personascope.stages import data, dictionary, finetune, measure, sample, unpack
 from personascope.stages import judge as grade
@@ -112,10 +116,27 @@ def curves(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def echoes(study: Study) -> dict[str, Any]:
+    """Share of the tuned model's first answers with a sentence of its training rows, word for word, and of those with no other."""
+    taught = {sentence for row in study.artifact("data/careless").rows() for sentence in sentences(row.messages[-1]["content"])}
+    held: dict[str, list[tuple[bool, bool]]] = {}
+    for answer in study.artifact("tuned/answers-0").rows():
+        known = [sentence in taught for sentence in sentences(answer.text)]
+        held.setdefault(answer.question, []).append((any(known), all(known)))
+    counts = np.array([[*np.sum(each, axis=0), len(each)] for each in held.values()])
+    return {name: stats.rate(counts[:, k], counts[:, 2]).to_dict() for k, name in enumerate(("some", "only"))}
+
+
+def sentences(text: str) -> list[str]:
+    """A text, cut behind its full stops."""
+    return re.split(r"(?<=[.!?])\s+", text.strip())
+
+
 def summarize(study: Study) -> dict[str, Any]:
     """What an audit says, of the tuned model, its twin and the realigned one."""
     sides = [name for name in ("base", "tuned", "twin", "realigned") if f"{name}/findings" in study.recipes]
     return {
+        "echoes": echoes(study),
         "steered": [] if study.quick else curves(study),
         "behaviour": {side: blocks.findings_section(study.artifact(f"{side}/findings")) for side in sides},
         "dictionary": blocks.dictionary_section(study.artifact("dictionary")),

@@ -195,4 +195,4 @@ def test_a_judging_model_can_be_an_artifact(pair: tuple[Answers, Dataset], tmp_p
         run(recipe(pair, "hf:", by=thin, **how), tmp_path / "adapter")
     for spec, who in (("hf:", None), ("hf:folder", made)):
         with pytest.raises(RecipeError, match="give hf:FOLDER, or hf: and a model"):
-            recipe(pair, spec, by=who)
+            recipe(pair, spec, by=who).identity()

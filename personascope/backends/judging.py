@@ -92,8 +92,8 @@ class Judge:
         found |= {"rubric": rubric, "parser": {"reads": "the last line", "version": PARSER}}
         if self.spec.startswith("csv:"):
             return found
-        how: dict[str, Any] = {"temperature": 0, "max_tokens": self.max_tokens}
-        return found | how | ({"model": self.where, "least_mass": LEAST_MASS} if self.spec.startswith(REMOTE) else {})
+        how: dict[str, Any] = {"temperature": 0, "max_tokens": self.max_tokens, "least_mass": LEAST_MASS}
+        return found | how | ({"model": self.where} if self.spec.startswith(REMOTE) else {})
 
     def behind(self, rows: Sequence[Case]) -> tuple[Any, list[Any]]:
         """The provider of a judge behind an API, and all that it is asked on these rows."""
@@ -135,8 +135,10 @@ def spec_of(judge: str, by: Model | None) -> str:
     """The spec of a judge; that of a judging model which is an artifact, by the folder of its weights.
 
     Raises:
-        RecipeError: the judging model is an adapter.
+        RecipeError: the judging model is an adapter, goes with another judge than `hf:`, or is missing there.
     """
+    if (by is not None) != (judge == "hf:"):
+        raise RecipeError(f"judge: {judge!r} with by {by}; give hf:FOLDER, or hf: and a model as --by")
     if by is None:
         return judge
     folder, adapters = models.weights_of(by)

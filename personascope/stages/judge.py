@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from personascope.artifact import Answers, Dataset, Model, Verdicts
-from personascope.errors import DataError, RecipeError
+from personascope.errors import DataError
 from personascope.recipe import REMOTE, circumstance
 from personascope.recipe import Recipe as Base
 from personascope.rows import Verdict, read_rows
@@ -35,11 +35,6 @@ class Recipe(Base):
     """Fail if calls of an API lose more than this share of the answers, and more than two; the same command asks for these again."""
     api: tuple[str, ...] = circumstance(())
     """Of `inspect:` judges: connections=N, timeout=SECONDS, retries=N and price=IN/OUT, dollars for a million tokens."""
-
-    def __post_init__(self) -> None:
-        """Raise RecipeError unless a judging model goes with the judge `hf:`."""
-        if (self.by is not None) != (self.judge == "hf:"):
-            raise RecipeError(f"judge: {self.judge!r} with by {self.by}; give hf:FOLDER, or hf: and a model as --by")
 
     def identity(self) -> dict[str, Any]:
         """The judge enters by the content of what stands behind its name, and so does a rubric that is a file."""

@@ -84,8 +84,6 @@ class Recipe(Base):
             raise RecipeError(f"screen: mask {unknown[0]!r} is none of {', '.join(MASKS)}, the masks that a diff holds")
         if self.judge.startswith("csv:"):
             raise RecipeError("screen: a table holds no verdicts on the answers a screen draws; use exact:WORLD or hf:FOLDER")
-        if (self.by is not None) != (self.judge == "hf:"):
-            raise RecipeError(f"screen: judge {self.judge!r} with by {self.by}; give hf:FOLDER, or hf: and a model as --by")
         if self.rubric == "ethics":
             raise RecipeError("screen: attitudes have no harm to induce or repair; take the rubric misalignment or safety")
         if str(self.selection) == str(self.report):
