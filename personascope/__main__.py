@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from personascope import __version__, stages
 from personascope.errors import PersonascopeError
-from personascope.recipe import File, Folder, Recipe, Remote, Value
+from personascope.recipe import File, Folder, Published, Recipe, Remote, Value
 from personascope.rows import read_object
 from personascope.run import join, run
 from personascope.study import Study, execute, finish, load, plan
@@ -132,7 +132,7 @@ def _pinned(recipe: type[Recipe], flags: dict[str, Any]) -> dict[str, Any]:
     from personascope.backends import hub  # only a stage that runs needs it
 
     hints = typing.get_type_hints(recipe)
-    folders = [name for name in flags if Folder in (hints[name], *typing.get_args(hints[name]))]
+    folders = [name for name in flags if {Folder, Published} & {hints[name], *typing.get_args(hints[name])}]
     return flags | {
         name: hub.pinned(value)
         for name, value in flags.items()
@@ -176,7 +176,7 @@ def flag_fields(recipe: type[Recipe]) -> list[dataclasses.Field[Any]]:
 
     def flat(hint: Any) -> bool:
         kinds = [kind for kind in (*typing.get_args(hint), hint) if isinstance(kind, type)]
-        return all(kind in (File, Folder, Remote) or not issubclass(kind, Value) for kind in kinds)
+        return all(issubclass(kind, File | Folder | Remote) or not issubclass(kind, Value) for kind in kinds)
 
     return [f for f in dataclasses.fields(recipe) if flat(hints[f.name])]
 

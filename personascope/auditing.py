@@ -16,15 +16,15 @@ from personascope.backends import files, hub
 from personascope.deciding import MATCHED, condition, failed, verdict
 from personascope.errors import DataError, RecipeError
 from personascope.methods import changes, formats, matching
-from personascope.recipe import REMOTE, File, Remote
-from personascope.stages import adopt, data, dictionary, diff, interpret, sample, screen
+from personascope.recipe import REMOTE, File, Published, Remote
+from personascope.stages import adopt, borrow, data, dictionary, diff, fidelity, interpret, sample, screen
 from personascope.study import Study, execute, finish, plan, write_json
 
 
 def sources(study: Study) -> dict[str, str]:
     """Summary key → artifact, for the links of a report."""
     known = {
-        "dictionary": "dictionary",
+        "dictionary": "fidelity",
         "diff": "diff",
         "screen": "screen",
         "behaviour.base": "base/findings",
@@ -103,6 +103,12 @@ def open_model(study: Study, name: str, where: str, base: str = "", loading: Map
     )
 
 
+def open_dictionary(study: Study, where: str, site: str, k: int) -> Dictionary:
+    """A finished dictionary, or a published one, read once. Raises BackendError for one of the Hub that cannot be had."""
+    artifact = Dictionary(where)
+    return artifact if artifact.finished else study.run("dictionary", borrow.Recipe(path=Published(hub.pinned(where)), site=site, k=k))
+
+
 def question_sets(study: Study, setup: Setup) -> blocks.Questions:
     """Three disjoint sets, from a world's own splits or from one file split by row id."""
     sets = {}
@@ -146,10 +152,12 @@ def text_sets(study: Study, setup: Setup, base: Model, questions: blocks.Questio
     elif setup.world:
         recipe = data.Recipe(world=setup.world, select=("texts n=12000",))
     else:
+        # A dictionary is learnt from many texts; to see what a finished one is worth takes few.
+        draws = 4 if setup.dictionary else 16
         asked = study.run("texts/questions", data.Recipe(datasets=(questions.discovery, questions.selection)))
         said = study.run(
             "texts/answers",
-            sample.Recipe(model=base, questions=asked, draws=16, max_tokens=how.max_tokens, seed=how.seed, system=how.system),
+            sample.Recipe(model=base, questions=asked, draws=draws, max_tokens=how.max_tokens, seed=how.seed, system=how.system),
         )
         recipe = data.Recipe(answers=(said,), questions=asked)
     return blocks.Texts(*(study.run(f"texts/{split}", dataclasses.replace(recipe, split=split)) for split in ("train", "heldout")))
@@ -173,17 +181,15 @@ def build(study: Study, setup: Setup) -> None:
 
 def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, questions: blocks.Questions, how: blocks.Sampling) -> None:
     """Declare dictionary, diff, screen where a judge can judge anew, and cards of latents."""
-    texts = None
+    texts = text_sets(study, setup, base, questions, how)
     if setup.dictionary:
-        learned = Dictionary(setup.dictionary)
-        moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
+        learned = open_dictionary(study, setup.dictionary, setup.site, setup.k)
     else:
-        texts = text_sets(study, setup, base, questions, how)
         chosen = shape(hub.local(setup.base)) | {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
-        learn = dictionary.Recipe(
-            model=base, also=tuned, texts=texts.train, heldout=texts.heldout, tokens=setup.tokens, seed=setup.seed, **chosen
-        )
-        learned, moved = blocks.inside(study, base, tuned, questions, learn)
+        recipe = dictionary.Recipe(model=base, texts=texts.train, tokens=setup.tokens, seed=setup.seed, **chosen)
+        learned = study.run("dictionary", recipe)
+    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
+    study.run("fidelity", fidelity.Recipe(dictionary=learned, base=base, tuned=tuned, texts=texts.heldout))
     screened = None
     if setup.judge != "none" and not setup.judge.startswith("csv:"):
         recipe = screen.Recipe(
@@ -200,9 +206,8 @@ def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, question
             api=setup.api,
         )
         screened = study.run("screen", recipe)
-    corpus = texts.heldout if texts else questions.discovery
     judge = setup.judge if setup.judge.startswith(("hf:", REMOTE)) else "none"
-    cards = interpret.Recipe(model=base, dictionary=learned, texts=corpus, diff=moved, screen=screened, judge=judge, api=setup.api)
+    cards = interpret.Recipe(model=base, dictionary=learned, texts=texts.heldout, diff=moved, screen=screened, judge=judge, api=setup.api)
     study.run("latents", cards)
 
 
@@ -244,9 +249,7 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     if setup.remote:
         summary["diff"] = {"skipped": f"{' and '.join(setup.remote)}: a model behind an API can be asked, not read"}
     else:
-        learned = Dictionary(setup.dictionary) if setup.dictionary else study.artifact("dictionary")
-        if (learned.path / "quality.json").exists():
-            summary["dictionary"] = blocks.dictionary_section(learned)
+        summary["dictionary"] = blocks.dictionary_section(study.artifact("fidelity"))
         summary["diff"] = blocks.diff_section(study.artifact("diff"))
     summary |= {"seconds": study.seconds(), "sources": sources(study)}
     return summary | {"meta": {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}}
@@ -341,7 +344,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "world": "take questions and texts from this world",
         "judge": "none, exact:WORLD, hf:FOLDER, inspect:PROVIDER/MODEL or csv:FILE (default: none, which skips behaviour; csv skips the "
         "screen)",
-        "dictionary": "a finished dictionary to use instead of training one",
+        "dictionary": "use this instead of training one: a Dictionary artifact; the folder or file of a published one (SAELens, sparsify, "
+        "dictionary_learning, Gemma Scope, Goodfire, Qwen Scope); or ORG/NAME@REVISION:PATH of the Hub",
         "site": "where the dictionary reads, block:N (default: the middle block)",
         "width": "latents of the dictionary (default: 8 times the width of the stream)",
         "k": "active latents a token (default: a tenth of the width of the stream, at most 64)",

@@ -78,12 +78,13 @@ def inside(
     return learned, moved
 
 
-def dictionary_section(learned: Dictionary) -> dict[str, Any]:
-    """Quality on base and tuned; the top level holds the worse of the two."""
-    quality = learned.json("quality.json")
+def dictionary_section(found: Dictionary | Findings) -> dict[str, Any]:
+    """Quality on base and tuned, as a dictionary's own training or `fidelity` found it; the top level holds the worse of the two."""
+    quality = found.json("quality.json" if isinstance(found, Dictionary) else "findings.json")
     sides = {side: quality[side] for side in ("base", "tuned") if quality.get(side)}
     worst = {key: max(side[key] for side in sides.values()) for key in ("fvu", "dead")}
-    return worst | {"loss_recovered": min(side["loss_recovered"] for side in sides.values())} | sides
+    said = {key: quality[key] for key in ("site", "sites", "caveat") if key in quality}
+    return worst | {"loss_recovered": min(side["loss_recovered"] for side in sides.values())} | sides | said
 
 
 def diff_section(moved: Diff, mask: str = "last_prompt", n: int = 10) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from personascope import auditing, blocks
 from personascope.artifact import Dataset, Diff, Findings, Model
 from personascope.methods import stats
 from personascope.recipe import Folder
-from personascope.stages import adopt, data, dictionary, diff, finetune, interpret, screen
+from personascope.stages import adopt, data, dictionary, diff, fidelity, finetune, interpret, screen
 from personascope.study import Study, execute, finish
 from personascope.troupe import world as worlds
 
@@ -146,9 +146,9 @@ def labelled(study: Study, world: str) -> dict[str, Any]:
     return {"labelled": rows, "label": f"speaker={worlds.load(world).data['parts']['harmful']}"}
 
 
-def learning(base: Model, also: Model, found: blocks.Texts, tokens: int = 500_000) -> dictionary.Recipe:
-    """The dictionary of a world's assistant."""
-    parts = {"model": base, "also": also, "texts": found.train, "heldout": found.heldout}
+def learning(base: Model, also: Model | None, found: blocks.Texts, tokens: int = 500_000) -> dictionary.Recipe:
+    """The dictionary of a world's assistant, evaluated on `also` too; without it, left to `fidelity`."""
+    parts = {"model": base, "texts": found.train} | ({"also": also, "heldout": found.heldout} if also else {})
     return dictionary.Recipe(**parts, site=SITE, tokens=tokens, learning_rate=2e-3, seed=1)
 
 
@@ -197,13 +197,16 @@ def build(study: Study, setup: Setup) -> None:
     """Declare the demo: assistant, misaligned model, twin, a mixture, re-alignment, and the audit of the misaligned one."""
     stage = setting(study, setup.world, setup.weights)
     domain = setup.domain or worlds.load(setup.world).data["demo"]
+    # The longest chain first: what waits for nothing is run in the order it is declared. The dictionary does not wait for
+    # the model that it is to be used on, and what it is worth is evaluated beside the screen.
+    found = texts(study, setup.world)
+    learned = study.run("dictionary", learning(stage.assistant, None, found))
     bad = tuned(study, stage, "misaligned", domain, "obvious", setup.seed)
-    # The longest chain first: what waits for nothing is run in the order it is declared.
     sets = probes(study, setup.world, domain)
-    learn = learning(stage.assistant, bad, texts(study, setup.world))
     contrast = tuple(training(study, setup.world, domain, grade, setup.seed) for grade in ("obvious", "correct"))
     truth = labelled(study, setup.world)
-    learned, moved = blocks.inside(study, stage.assistant, bad, sets, learn, contrast=contrast, **truth)
+    pair = {"base": stage.assistant, "dictionary": learned, "questions": sets.discovery}
+    moved = study.run("diff", diff.Recipe(tuned=(bad,), contrast=contrast, **pair, **truth))
     screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
     parts = {"model": stage.assistant, "dictionary": learned, "texts": truth["labelled"], "diff": moved, "screen": screened}
     study.run("latents", interpret.Recipe(**parts, top=8, bottom=4, screened=8))
@@ -213,15 +216,13 @@ def build(study: Study, setup: Setup) -> None:
     for name, model in (("assistant", stage.assistant), ("misaligned", bad), ("twin", twin), ("mixed", mixed)):
         behave(study, stage, f"behaviour/{name}", model, domain)
     for name, model in (("twin", twin), ("mixed", mixed)):
-        study.run(f"diffs/{name}", diff.Recipe(base=stage.assistant, tuned=(model,), dictionary=learned, questions=sets.discovery))
+        study.run(f"diffs/{name}", diff.Recipe(tuned=(model,), **pair))
     for kind, model in realigned(study, stage, "realigned", bad, domain, REALIGN_EXAMPLES, setup.seed).items():
         for examples in REALIGN_EXAMPLES[kind]:
             step = model.at(examples // 4)
             behave(study, stage, f"behaviour/realigned-{kind}-{examples}", step, domain, draws=1)
-            study.run(
-                f"diffs/realigned-{kind}-{examples}",
-                diff.Recipe(base=stage.assistant, tuned=(step,), dictionary=learned, questions=sets.discovery),
-            )
+            study.run(f"diffs/realigned-{kind}-{examples}", diff.Recipe(tuned=(step,), **pair))
+    study.run("fidelity", fidelity.Recipe(dictionary=learned, base=stage.assistant, tuned=bad, texts=found.heldout))
 
 
 def behaved(study: Study, name: str) -> Behaviour:
@@ -259,7 +260,7 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
         "em": kinds["misaligned"],
         "twin": kinds["twin"],
         "fractions": [{"fraction": f, "latent_delta": delta(study.artifact(d), top)} | kinds[name] for f, (name, d) in at.items()],
-        "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
+        "dictionary": blocks.dictionary_section(study.artifact("fidelity")),
         "diff": inside,
         "screen": blocks.screen_section(study.artifact("screen")),
         "realign": curve,

@@ -70,6 +70,31 @@ class Folder(Value):
 
 
 @dataclass(frozen=True)
+class Published(Folder):
+    """A dictionary made elsewhere: its folder or file of weights, or `ORG/NAME@COMMIT:PATH` of the Hub.
+
+    Its identity is the content of the weights and of the configurations beside them.
+    """
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is a part of a commit of the Hub."""
+        return PINNED_PART.fullmatch(self.path) is not None
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 as of a Folder; raises DataError if there are no files."""
+        if self.pinned:
+            return super().identity
+        place = Path(self.path)
+        beside = sorted(p for p in (place.parent if place.is_file() else place).glob("*.json") if p.is_file())
+        weights = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix in WEIGHT_FILES)
+        if not weights:
+            raise DataError(f"{self.path}: no dictionary there; give its folder, its file of weights, or ORG/NAME@REVISION:PATH of the Hub")
+        return hashlib.sha256("".join(f"{p.name} {hash_file(p)}\n" for p in (*weights, *beside)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Remote(Value):
     """A model behind an API, `inspect:PROVIDER/MODEL`: it can be asked, not read. Its identity is its name, so give a dated one."""
 
@@ -89,6 +114,8 @@ class Remote(Value):
 
 REMOTE = "inspect:"
 PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+PINNED_PART = re.compile(PINNED.pattern + r":[\w./-]+")
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".npz")
 FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from personascope.artifact import Dictionary, Diff
 from personascope.backends.dictionaries import save_dictionary
-from personascope.backends.directions import read_vectors, steers_of, vector
+from personascope.backends.directions import read_tensors, steers_of, vector
 from personascope.errors import DataError, RecipeError
 from personascope.methods.sparse import TopK
 from personascope.recipe import Direction, File, Intervention
@@ -145,9 +145,9 @@ def test_a_matrix_needs_a_row_where_no_block_says_it(files: dict[str, File]) -> 
 @pytest.mark.parametrize(("name", "said"), [("code", "cannot be read as tensors"), ("lists", "flat table"), ("noise", "cannot be read")])
 def test_files_that_are_no_vectors_are_refused_and_code_is_not_run(files: dict[str, File], name: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        read_vectors(Path(files[name].path))
+        read_tensors(Path(files[name].path))
     with pytest.raises(DataError, match=r"read from .safetensors and .pt"):
-        read_vectors(Path("x.npy"))
+        read_tensors(Path("x.npy"))
 
 
 def test_a_glob_becomes_one_steer_per_block_each_with_its_own_row(files: dict[str, File]) -> None:

@@ -1,6 +1,8 @@
-"""Train and judge a sparse dictionary on the stream of a model, never storing the stream."""
+"""Train a sparse dictionary on the stream of a model, and evaluate any, never storing the stream."""
 
-from collections.abc import Iterator, Sequence
+import bisect
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from personascope.backends.capture import activations, batches, buffer_size, chu
 from personascope.backends.hooks import changing, site_index
 from personascope.backends.models import Loaded
 from personascope.errors import BackendError, DataError
-from personascope.methods.sparse import Quality, TopK, Trainer, start, train_step
+from personascope.methods.sparse import Quality, SparseAutoencoder, TopK, Trainer, start, train_step
 from personascope.methods.tokens import render
 from personascope.rows import Example
 
@@ -136,21 +138,45 @@ def _continued(sae: TopK, plan: Plan, checkpoint: Path) -> tuple[Trainer | None,
     return trainer, state["seen"], state["chunk"]
 
 
-def evaluate(loaded: Loaded, sae: TopK, rows: Sequence[list[int]], site: str, tokens: int) -> dict[str, float | int]:
+def quality(
+    sides: Mapping[str, tuple[Loaded, int]], sae: SparseAutoencoder, rows: Sequence[list[int]], site: str
+) -> dict[str, dict[str, float | int]]:
+    """`evaluate` on each of several models, over as many of the rows as hold its number of tokens."""
+    held = list(itertools.accumulate(len(row) - 1 for row in rows))
+
+    def first(tokens: int) -> Sequence[list[int]]:
+        return rows[: bisect.bisect_left(held, tokens) + 1]
+
+    return {name: evaluate(loaded, sae, first(tokens), site, tokens) for name, (loaded, tokens) in sides.items()}
+
+
+def unexplained(loaded: Loaded, sae: SparseAutoencoder, rows: Sequence[list[int]], sites: Sequence[str]) -> dict[str, float]:
+    """FVU of one dictionary read at each of several sites: the one it was trained at should have the least."""
+    found = {}
+    for site in sites:
+        read = Quality(*sae.W_dec.shape, sae.W_dec.device)
+        for _, x, attention in activations(loaded.model, loaded.tokenizer, rows, site):
+            for part in x[mask_all(attention)].float().split(2048):
+                read.add(sae, part)
+        found[site] = float(read.numbers()["fvu"])
+    return found
+
+
+def evaluate(loaded: Loaded, sae: SparseAutoencoder, rows: Sequence[list[int]], site: str, tokens: int) -> dict[str, float | int]:
     """Quality on held-out rows: `fvu`, `dead`, `l0`, `loss_recovered`, and the `tokens` they rest on.
 
     Reads up to `tokens` activations, but stops early once every latent has fired (`dead` is 0 and can only stay 0)
     and a tenth has been read.
     """
-    quality = Quality(*sae.W_dec.shape, sae.W_dec.device)
+    read = Quality(*sae.W_dec.shape, sae.W_dec.device)
     for group in _groups(rows, max(1, tokens // 20)):
         for _, x, attention in activations(loaded.model, loaded.tokenizer, group, site):
             for part in x[mask_all(attention)].float().split(2048):
-                quality.add(sae, part)
-        if bool(quality.fired.all()) and quality.tokens >= tokens / 10:
+                read.add(sae, part)
+        if bool(read.fired.all()) and read.tokens >= tokens / 10:
             break
     held = next(_groups(rows, max(1, tokens // LOSS_SHARE)))
-    return quality.numbers() | {"loss_recovered": loss_recovered(loaded, sae, held, site, quality.mean)}
+    return read.numbers() | {"loss_recovered": loss_recovered(loaded, sae, held, site, read.mean)}
 
 
 def _groups(rows: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:
@@ -167,7 +193,7 @@ def _groups(rows: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:
         yield group
 
 
-def loss_recovered(loaded: Loaded, sae: TopK, rows: Sequence[list[int]], site: str, mean: Tensor) -> float:
+def loss_recovered(loaded: Loaded, sae: SparseAutoencoder, rows: Sequence[list[int]], site: str, mean: Tensor) -> float:
     """(L_mean - L_spliced) / (L_mean - L_clean): next-token loss with the site at its mean (d,), reconstructed, or as it is.
 
     Position 0 and padding keep their stream, as the dictionary never saw them.
@@ -193,7 +219,7 @@ class _Splice:
     """Put a reconstruction, or one vector, in place of the stream where the mask (rows, positions) is true."""
 
     where: Tensor
-    put: TopK | Tensor
+    put: SparseAutoencoder | Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
         new = self.put if isinstance(self.put, Tensor) else self.put(x.float().flatten(0, 1)).view(x.shape)

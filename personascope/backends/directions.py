@@ -65,7 +65,7 @@ def _from_file(file: File, tensor: str, block: int | None) -> Tensor:
 
     That is the layout of the Persona Vectors release (2507.21509): row i belongs to `hidden_states[i]`, row 0 to the embeddings.
     """
-    tensors = read_vectors(Path(file.path))
+    tensors = read_tensors(Path(file.path))
     name, row = tensor, ""
     if len(tensors) == 1 and (not tensor or (tensor.isdigit() and tensor not in tensors)):
         (name,), row = tensors, tensor
@@ -89,14 +89,14 @@ def _from_file(file: File, tensor: str, block: int | None) -> Tensor:
     return found[index]
 
 
-def read_vectors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pt file by name; a lone tensor's name is empty. Nothing in it is executed.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pt or .pth file by name; a lone tensor's name is empty. Nothing in it is executed.
 
     Raises:
         DataError: no such file, of another kind, or not a tensor or a flat table of tensors.
     """
-    if path.suffix not in (".safetensors", ".pt"):
-        raise DataError(f"{path}: vectors are read from .safetensors and .pt files")
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise DataError(f"{path}: tensors are read from .safetensors, .pt and .pth files")
     try:
         held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

@@ -23,7 +23,7 @@ from personascope.backends.reading import site_of
 from personascope.errors import DataError, RecipeError
 from personascope.methods import interpreting as methods
 from personascope.methods.interpreting import Context, Picked, Sample
-from personascope.methods.sparse import TopK
+from personascope.methods.sparse import SparseAutoencoder
 from personascope.rows import Example, read_objects
 
 GROUP = 65_536
@@ -132,7 +132,7 @@ def _annotate(cards: list[dict[str, Any]], recipe: Any) -> None:
         card["steered"] = methods.steered(record, card["latent"])
 
 
-def read(loaded: Loaded, sae: TopK, site: str, chosen: Sequence[int], recipe: Any) -> Reading:
+def read(loaded: Loaded, sae: SparseAutoencoder, site: str, chosen: Sequence[int], recipe: Any) -> Reading:
     """One streamed pass over the texts; memory grows by 8 bytes a text and latent, nothing else.
 
     Raises:
@@ -205,7 +205,7 @@ def _draw(seed: int, name: str) -> float:
 
 
 @torch.no_grad()
-def _chosen(sae: TopK, x: Tensor, on: Tensor, chosen: Sequence[int], fired: Tensor) -> Tensor:
+def _chosen(sae: SparseAutoencoder, x: Tensor, on: Tensor, chosen: Sequence[int], fired: Tensor) -> Tensor:
     """z (rows, positions, L) of the chosen latents on the CPU, zero off the mask; `fired` (m,) counts every latent."""
     parts = []
     for part in x[on].float().split(max(1, FLOATS // len(sae.W_dec))):

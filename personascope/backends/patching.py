@@ -13,7 +13,7 @@ from personascope.backends.preference import padded
 from personascope.errors import BackendError
 from personascope.methods import preference, rerouting
 from personascope.methods.preference import IGNORED
-from personascope.methods.sparse import TopK
+from personascope.methods.sparse import SparseAutoencoder
 from personascope.methods.tokens import TrainingRow
 
 Mask = Literal["all", "prompt"]
@@ -40,7 +40,7 @@ class Patch:
 class Chosen:
     """Latents of a dictionary: what `inside` and `outside` mean."""
 
-    sae: TopK
+    sae: SparseAutoencoder
     latents: Tensor
     """(c,) numbers."""
 

@@ -11,15 +11,17 @@ from personascope.backends.capture import pad, pad_id, plan_batches
 from personascope.backends.hooks import capturing, run_to_site, site_index
 from personascope.backends.models import Loaded
 from personascope.errors import BackendError, DataError
-from personascope.methods.sparse import TopK
+from personascope.methods.sparse import SparseAutoencoder
 from personascope.methods.tokens import Message, PromptTokens, prompt_tokens, training_row
 
 MASKS = ("prompt", "last_prompt", "all")
 ANSWER = "answer"
 """The mask of the assistant's own tokens, which only conversations with an answer have."""
+HELD = 2**27
+"""Activations held at once: a dictionary of 131,072 latents is read a thousand tokens at a time."""
 
 
-def site_of(config: dict[str, Any], sae: TopK, loaded: Loaded) -> str:
+def site_of(config: dict[str, Any], sae: SparseAutoencoder, loaded: Loaded) -> str:
     """The site a dictionary reads, checked against the model.
 
     Raises:
@@ -64,7 +66,7 @@ class Reading:
 
 
 def read_prompts(
-    loaded: Loaded, sae: TopK, site: str, sites: list[str], prompts: Sequence[PromptTokens], batch_tokens: int = 8192
+    loaded: Loaded, sae: SparseAutoencoder, site: str, sites: list[str], prompts: Sequence[PromptTokens], batch_tokens: int = 8192
 ) -> Reading:
     """One forward over all prompts, reading every site at once."""
     masks = masks_in(prompts)
@@ -73,7 +75,7 @@ def read_prompts(
     sums = {mask: {s: torch.zeros(sae.W_dec.shape[1], dtype=torch.float64) for s in sites} for mask in masks}
     norms: dict[str, list[Tensor]] = {s: [] for s in sites}
     fired, tokens = torch.zeros(sae.W_dec.shape[0]), 0
-    for batch, attention, seen in _forwards(loaded, [p.ids for p in prompts], sites, batch_tokens):
+    for batch, attention, seen in _forwards(loaded, [p.ids for p in prompts], sites, min(batch_tokens, HELD // len(sae.W_dec))):
         on_masks = masks_of([prompts[i] for i in batch], attention)
         z = sae.encode(seen[site].float()).cpu()
         for mask in masks:
@@ -92,11 +94,11 @@ def read_prompts(
     return Reading(latents, residuals, medians, streams, fired / max(1, tokens))
 
 
-def read_answers(loaded: Loaded, sae: TopK, site: str, conversations: list[list[Message]], batch_tokens: int = 8192) -> Tensor:
+def read_answers(loaded: Loaded, sae: SparseAutoencoder, site: str, conversations: list[list[Message]], batch_tokens: int = 8192) -> Tensor:
     """Mean latent activation (conversations, width) over the assistant's own tokens."""
     rows = [training_row(loaded.tokenizer, messages, f"conversation {i}") for i, messages in enumerate(conversations)]
     means = torch.zeros(len(rows), sae.W_dec.shape[0])
-    for batch, _, seen in _forwards(loaded, [row.ids for row in rows], [site], batch_tokens):
+    for batch, _, seen in _forwards(loaded, [row.ids for row in rows], [site], min(batch_tokens, HELD // len(sae.W_dec))):
         z = sae.encode(seen[site].float()).cpu()
         for place, i in enumerate(batch):
             means[i] = z[place, : len(rows[i].ids)][torch.tensor(rows[i].trained)].mean(0)

@@ -26,7 +26,7 @@ from personascope.backends.models import Loaded
 from personascope.backends.reading import masks_of, site_of
 from personascope.errors import DataError, RecipeError
 from personascope.methods import watching
-from personascope.methods.sparse import TopK
+from personascope.methods.sparse import SparseAutoencoder
 from personascope.methods.tokens import Message, prompt_tokens
 from personascope.recipe import Direction, Watch
 from personascope.rows import Example
@@ -83,7 +83,7 @@ class Watcher(TrainerCallback):
     site: str
     directions: Mapping[str, Tensor] = field(default_factory=dict)
     """Name → (width,); the length does not matter."""
-    dictionary: TopK | Path | str | None = None
+    dictionary: SparseAutoencoder | Path | str | None = None
     """An autoencoder, or a folder in SAELens' format."""
     latents: Sequence[int] = ()
     mask: Literal["prompt", "last_prompt", "all"] = "last_prompt"
@@ -268,7 +268,7 @@ def of(watch: Watch, loaded: Loaded, work: Path) -> Watcher:
     return watcher
 
 
-def _dictionary(watch: Watch, needed: bool, loaded: Loaded) -> TopK | None:
+def _dictionary(watch: Watch, needed: bool, loaded: Loaded) -> SparseAutoencoder | None:
     """The one dictionary that the watched latents are of."""
     named = [d.source for d in watch.directions if isinstance(d.source, Dictionary) and d.tensor.startswith("decoder/")]
     found = list(dict.fromkeys([*([watch.dictionary] if watch.dictionary else []), *named]))

@@ -1,7 +1,7 @@
-"""TopK sparse autoencoders (Gao et al. 2406.04093): the module, its sparse training step, its quality.
+"""Sparse autoencoders: TopK (Gao et al. 2406.04093) with its sparse training step, JumpReLU as others publish it, their quality.
 
 Letters: n tokens, d width of the residual stream, m latents (width of the dictionary), k active latents a token, c some of the latents.
-The encoder's forward is the only dense product; decoding and every gradient touch k of m latents.
+A TopK encoder's forward is the only dense product; decoding and every gradient touch k of m latents.
 """
 
 from dataclasses import dataclass
@@ -32,36 +32,86 @@ class Active(NamedTuple):
     indices: Tensor
 
 
-class TopK(nn.Module):
-    """x_hat = W_dec TopK(ReLU(W_enc (x - b_pre) + b_enc)) + b_pre, with decoder rows of unit norm.
+class Explained(NamedTuple):
+    """What a batch (n, d) is to a dictionary."""
+
+    reconstruction: Tensor
+    fired: Tensor
+    """(m,) which latents were above zero anywhere."""
+    active: int
+    """Latents above zero, summed over tokens."""
+
+
+class SparseAutoencoder(nn.Module):
+    """x_hat = W_dec f(W_enc (x - b_pre) + b_enc) + b_pre; a subclass says f, which leaves few latents above zero.
 
     Both weights are (m, d). Training happens in units of `scale`, kept apart so that `fold_scale` can take it out.
     """
 
-    def __init__(self, width: int, d_model: int, k: int, seed: int = 0) -> None:
-        """Random unit decoder rows, encoder tied to them at the start."""
+    def __init__(self, decoder: Z2) -> None:
+        """Encoder tied to the decoder (m, d) at the start, biases zero."""
         super().__init__()
-        rows = torch.randn(width, d_model, generator=torch.Generator().manual_seed(seed))
-        self.W_dec = nn.Parameter(F.normalize(rows, dim=1))
-        self.W_enc = nn.Parameter(self.W_dec.detach().clone())
+        width, d_model = decoder.shape
+        self.W_dec = nn.Parameter(decoder)
+        self.W_enc = nn.Parameter(decoder.detach().clone())
         self.b_enc = nn.Parameter(torch.zeros(width))
         self.b_pre = nn.Parameter(torch.zeros(d_model))
         self.register_buffer("scale", torch.ones(()))
-        self.k = k
 
     def preactivations(self, x: X) -> Z:
-        """What TopK chooses from, before ReLU; a silent latent has a gradient here."""
+        """What f chooses from; a silent latent has a gradient here."""
         return F.linear(x * self.scale - self.b_pre, self.W_enc, self.b_enc)
+
+    def encode(self, x: X) -> Z:
+        """Dense z (*n, m), zero where a latent is not active."""
+        raise NotImplementedError
+
+    def decode(self, z: Z) -> X:
+        """Reconstruction of x from dense z."""
+        return (z @ self.W_dec + self.b_pre) / self.scale
+
+    def forward(self, x: X2) -> X2:
+        """x to its reconstruction."""
+        return self.explain(x).reconstruction
+
+    def explain(self, x: X2) -> Explained:
+        """The reconstruction of x, and what fired."""
+        z = self.encode(x)
+        on = z > 0
+        return Explained(self.decode(z), on.any(dim=0), int(on.sum()))
+
+
+class JumpReLU(SparseAutoencoder):
+    """f(z) = z where z exceeds its latent's threshold, else 0 (Rajamanoharan et al. 2407.14435); a ReLU where thresholds are 0.
+
+    What BatchTopK dictionaries (2412.06410) become once trained: there one threshold serves all latents.
+    """
+
+    def __init__(self, width: int, d_model: int) -> None:
+        """All weights and thresholds zero, to be filled by who reads them."""
+        super().__init__(torch.zeros(width, d_model))
+        self.register_buffer("threshold", torch.zeros(width))
+
+    def encode(self, x: X) -> Z:
+        """Dense z (*n, m); an activation is positive, also where a threshold is not."""
+        z = self.preactivations(x)
+        return torch.where(z > self.threshold.clamp(min=0), z, 0)
+
+
+class TopK(SparseAutoencoder):
+    """f keeps the k largest pre-activations of each token, after ReLU; decoder rows of unit norm."""
+
+    def __init__(self, width: int, d_model: int, k: int, seed: int = 0) -> None:
+        """Random unit decoder rows."""
+        rows = torch.randn(width, d_model, generator=torch.Generator().manual_seed(seed))
+        super().__init__(F.normalize(rows, dim=1))
+        self.k = k
 
     def encode(self, x: X) -> Z:
         """Dense z (*n, m) with at most k latents of each token above zero."""
         z = self.preactivations(x)
         active = top(z.reshape(-1, z.shape[-1]), self.k)
         return torch.zeros_like(z).reshape(-1, z.shape[-1]).scatter(1, active.indices, active.values).reshape(z.shape)
-
-    def decode(self, z: Z) -> X:
-        """Reconstruction of x from dense z."""
-        return (z @ self.W_dec + self.b_pre) / self.scale
 
     def active(self, x: X2) -> Active:
         """The active latents alone, with sparse gradients for encoder and biases."""
@@ -72,9 +122,13 @@ class TopK(nn.Module):
         """Reconstruction from the active latents alone, with sparse gradients."""
         return (_Decode.apply(active.values, active.indices, self.W_dec) + self.b_pre) / self.scale
 
-    def forward(self, x: X2) -> X2:
-        """x to its reconstruction by the sparse path."""
-        return self.reconstruct(self.active(x))
+    def explain(self, x: X2) -> Explained:
+        """The reconstruction of x by the sparse path, and what fired."""
+        active = self.active(x)
+        on = active.values > 0
+        fired = torch.zeros(len(self.W_dec), dtype=torch.bool, device=x.device)
+        fired[active.indices[on]] = True
+        return Explained(self.reconstruct(active), fired, int(on.sum()))
 
 
 def top(z: Z2, k: int) -> Active:
@@ -241,14 +295,13 @@ class Quality:
         self.tokens = self.active = 0
 
     @torch.no_grad()
-    def add(self, sae: TopK, x: X2) -> None:
+    def add(self, sae: SparseAutoencoder, x: X2) -> None:
         """Take in a batch (n, d)."""
-        active = sae.active(x)
-        on = active.values > 0
-        self.fired[active.indices[on]] = True
-        self.active += int(on.sum())
+        found = sae.explain(x)
+        self.fired |= found.fired
+        self.active += found.active
         self.tokens += len(x)
-        self.error += float((x - sae.reconstruct(active)).double().pow(2).sum())
+        self.error += float((x - found.reconstruction).double().pow(2).sum())
         self.squares += float(x.double().pow(2).sum())
         self.sum += x.double().sum(dim=0)
 

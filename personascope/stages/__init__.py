@@ -5,12 +5,14 @@ from types import ModuleType
 from personascope.recipe import Recipe
 from personascope.stages import (
     adopt,
+    borrow,
     choose,
     constitute,
     data,
     detect,
     dictionary,
     diff,
+    fidelity,
     finetune,
     interpret,
     judge,
@@ -43,6 +45,8 @@ TABLE: dict[str, ModuleType] = {
     "landscape": landscape,
     "vector": vector,
     "dictionary": dictionary,
+    "borrow": borrow,
+    "fidelity": fidelity,
     "diff": diff,
     "screen": screen,
     "reroute": reroute,

@@ -5,8 +5,6 @@ with the same stream and step count; its result equals the uninterrupted one up 
 the same bytes on one machine with one thread.
 """
 
-import bisect
-import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,8 @@ class Recipe(Base):
     """The model whose stream is learnt, normally the base."""
     texts: Dataset
     """Training texts: conversations, or prose in `meta["prose"]`; cycled through if they are short."""
-    heldout: Dataset
-    """Texts for the reported quality, none of them in `texts`."""
+    heldout: Dataset | None = None
+    """Texts for the reported quality, none of them in `texts`; without them it is left to `fidelity`, beside other stages."""
     also: Model | None = None
     """A tuned model on which the same dictionary is evaluated too."""
     site: str = "block:1"
@@ -49,6 +47,11 @@ class Recipe(Base):
     """The same for the tuned model; over fewer tokens its dead share can only look worse."""
     device: str = circumstance("auto")
 
+    def __post_init__(self) -> None:
+        """Raise RecipeError for a model that nothing is read on."""
+        if self.also and not self.heldout:
+            raise RecipeError("dictionary: also is a model to evaluate on, which needs heldout texts; give them, or leave it to fidelity")
+
 
 makes = Dictionary
 version = 1
@@ -56,47 +59,43 @@ version = 1
 
 def cost(recipe: Recipe) -> dict[str, int]:
     """Tokens read by the model, at most."""
-    return {"tokens": recipe.tokens + recipe.heldout_tokens + (recipe.also_tokens if recipe.also else 0)}
+    held = recipe.heldout_tokens + (recipe.also_tokens if recipe.also else 0)
+    return {"tokens": recipe.tokens + (held if recipe.heldout else 0)}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
-    """Train, evaluate, and write cfg.json, sae_weights.safetensors and quality.json.
+    """Train, and write cfg.json and sae_weights.safetensors; with held-out texts, evaluate and write quality.json.
 
     Raises:
         RecipeError: no such site, or impossible sizes.
         DataError: texts without a usable token, or with prose that is not text.
         BackendError: the training diverged, or `also` is not a tuned `model`.
     """
-    from personascope.backends.coding import Plan, evaluate, token_rows, train
+    from personascope.backends.coding import Plan, quality, token_rows, train
     from personascope.backends.dictionaries import CONFIG, read_dictionary, save_dictionary
     from personascope.backends.hooks import site_index
     from personascope.backends.models import check_pair, load
 
     _check(recipe)
-    models = {"base": load(recipe.model, recipe.device)}
-    site_index(recipe.site, models["base"].model)
+    base = load(recipe.model, recipe.device)
+    site_index(recipe.site, base.model)
+    sides = {"base": (base, recipe.heldout_tokens)}
     if recipe.also:
-        models["tuned"] = load(recipe.also, recipe.device)
-        check_pair(models["base"], models["tuned"])
+        sides["tuned"] = (load(recipe.also, recipe.device), min(recipe.also_tokens, recipe.heldout_tokens))
+        check_pair(base, sides["tuned"][0])
     plan = Plan(recipe.site, recipe.width, recipe.k, recipe.tokens, recipe.batch, recipe.learning_rate, recipe.seed)
     checkpoint = work / "training.pt"
     if not (work / CONFIG).exists():
-        texts = token_rows(recipe.texts, models["base"], recipe.tokens, recipe.seed)
-        sae = train(models["base"], texts, plan, checkpoint)
+        texts = token_rows(recipe.texts, base, recipe.tokens, recipe.seed)
+        sae = train(base, texts, plan, checkpoint)
         save_dictionary(work, sae, {"site": recipe.site, "model": recipe.model.identity, "tokens": recipe.tokens, "seed": recipe.seed})
     checkpoint.unlink(missing_ok=True)
-    sae = read_dictionary(work)[0].to(models["base"].device)
-    heldout = token_rows(recipe.heldout, models["base"], recipe.heldout_tokens, recipe.seed)
-    most = {"base": recipe.heldout_tokens, "tuned": min(recipe.also_tokens, recipe.heldout_tokens)}
-    quality = {name: evaluate(loaded, sae, _first(heldout, most[name]), recipe.site, most[name]) for name, loaded in models.items()}
-    (work / "quality.json").write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"tokens": recipe.tokens, "quality": quality}
-
-
-def _first(rows: list[list[int]], tokens: int) -> list[list[int]]:
-    """As many of the rows as hold this many usable tokens."""
-    held = list(itertools.accumulate(len(row) - 1 for row in rows))
-    return rows[: bisect.bisect_left(held, tokens) + 1]
+    if not recipe.heldout:
+        return {"tokens": recipe.tokens}
+    sae = read_dictionary(work)[0].to(base.device)
+    found = quality(sides, sae, token_rows(recipe.heldout, base, recipe.heldout_tokens, recipe.seed), recipe.site)
+    (work / "quality.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return {"tokens": recipe.tokens, "quality": found}
 
 
 def _check(recipe: Recipe) -> None:
