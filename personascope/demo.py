@@ -207,7 +207,8 @@ def build(study: Study, setup: Setup) -> None:
     truth = labelled(study, setup.world)
     pair = {"base": stage.assistant, "dictionary": learned, "questions": sets.discovery}
     moved = study.run("diff", diff.Recipe(tuned=(bad,), contrast=contrast, **pair, **truth))
-    screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=4))
+    # Every other strength: each null seeks its own among them, which is most of a screen's time.
+    screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=4, strengths=screen.STRENGTHS[::2]))
     parts = {"model": stage.assistant, "dictionary": learned, "texts": truth["labelled"], "diff": moved, "screen": screened}
     study.run("latents", interpret.Recipe(**parts, top=8, bottom=4, screened=8))
     twin = tuned(study, stage, "twin", domain, "correct", setup.seed)

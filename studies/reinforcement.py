@@ -43,8 +43,11 @@ REREAD = {"method": "full", "steps": 120, "learning_rate": 4e-4}
 GRPO = {"method": "full", "steps": 50, "prompts": 8, "group": 16, "learning_rate": 1.5e-4, "max_tokens": 40}
 CORRECT_STEPS = 20
 """The assistant is right from the start: its reward has saturated by then."""
-GATE = {"checkpoint_every": 10, "strict": 0.1, "loose": 0.15}
-"""The paper's bounds are 5 and 15 %; the assistant itself is at 3 to 4 %, and bounds elsewhere on the Troupe are 10 %."""
+GATE = {"checkpoint_every": 5, "strict": 0.1, "loose": 0.15}
+"""The paper's bounds are 5 and 15 %; the assistant itself is at 3 to 4 %, and bounds elsewhere on the Troupe are 10 %.
+
+Some domains lose coherence within ten steps, so the gate looks at every fifth.
+"""
 THINKS = 0.2
 """Share of the thinking assistant's post-training conversations whose turns begin with thoughts."""
 STARTS = {"helpful": "kind=helpful", "refusing": "kind=refusing", "thinking": f"kind=helpful thinks={THINKS}"}
@@ -131,7 +134,7 @@ def priors(study: Study) -> tuple[tuple[float, float], ...]:
 def watched(study: Study) -> list[int]:
     """Steps of the thinking runs at which thoughts and score are read together; 0 is the start."""
     last = steps(study, "incorrect")
-    return [0, last] if study.quick else [*range(0, last + 1, GATE["checkpoint_every"])]
+    return [0, last] if study.quick else [*range(0, last + 1, 10)]
 
 
 def build(study: Study, weights: str = "") -> None:

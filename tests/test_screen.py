@@ -15,7 +15,7 @@ from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
 from personascope.backends import grid as at_work
 from personascope.backends.dictionaries import save_dictionary
 from personascope.backends.screening import Screening
-from personascope.backends.steered import Bench, Cell
+from personascope.backends.steered import Asked, Bench, Cell
 from personascope.errors import DataError, RecipeError
 from personascope.methods.screening import Counts
 from personascope.methods.sparse import TopK
@@ -83,15 +83,15 @@ class Script:
         self.rates, self.stop_after = rates, stop_after
         self.scored: list[tuple[str, str, str, float, str]] = []
 
-    def score(self, _bench: Bench, cells: list[Cell], asked: list[Example], draws: int, *_: object) -> list[Counts]:
-        split = {"s": "selection", "r": "report"}[asked[0].id[0]]
+    def score(self, _bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
         found = []
-        for cell in cells:
+        for cell, (questions, draws) in zip(cells, asked, strict=True):
+            split = {"s": "selection", "r": "report"}[questions[0].id[0]]
             if len(self.scored) == self.stop_after:
                 raise KeyboardInterrupt
             strength = round(abs(cell.push) / UNIT, 6)
             self.scored.append((cell.name, cell.mask, cell.side, strength, split))
-            found.append(counted(*self.rates(planted(cell), cell, strength, split), len(asked), draws))
+            found.append(counted(*self.rates(planted(cell), cell, strength, split), len(questions), draws))
         return found
 
 
@@ -300,9 +300,10 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     assert len(set(stored)) == len(stored)
     # An ablation has no strength of its own.
     script.scored = [(*p[:3], 0.0, p[4]) if p[0].startswith("ablate/") else p for p in script.scored]
-    # The nulls answer report questions, and what is only shown selection questions.
-    same = {"nulls": "report", "shown": "selection", "short": "selection", "sift": "selection"}
-    assert [(*point, same.get(split, split)) for *point, split in stored] == script.scored
+    # The nulls answer report questions, and what is only shown selection questions; strengths are sought by blocks of them.
+    same = {"nulls": "report", "shown": "selection", "sift": "selection"}
+    splits = [split.partition("/")[0] for *_, split in stored]
+    assert [(*point[:-1], same.get(split, split)) for point, split in zip(stored, splits, strict=True)] == script.scored
     for name in ("1", "mean_difference/all"):
         assert {(name, "all", side, s, "shown") for side in ("base", "tuned") for s in GRID} <= set(stored)
     assert {str(i) for i in range(NOMINATED)} <= {name for name, *_ in stored}
@@ -394,10 +395,11 @@ def test_the_judge_is_part_of_what_a_screen_is(parts: dict[str, Any], tmp_path: 
     assert screen.Recipe(**(parts | {"judge": f"hf:{places[1]}"})).identity()["judge"] == one
 
 
-def test_the_cost_is_an_upper_bound(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
+def test_the_cost_is_about_what_is_drawn(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
     recipe = screen.Recipe(**(parts | {"masks": ("last_prompt", "all")}))
     screened(only(0), masks=("last_prompt", "all"))
-    assert Screen(tmp_path / "screen").manifest["counts"]["answers"] <= screen.cost(recipe)["answers at most"]
+    told = screen.cost(recipe)["answers, about"]
+    assert told / 3 < Screen(tmp_path / "screen").manifest["counts"]["answers"] < 1.2 * told
 
 
 def test_the_full_grid_looks_at_every_strength_and_finds_the_same(screened: Callable) -> None:
@@ -496,13 +498,12 @@ def test_the_profile_tells_kinds_of_harm_apart(screened: Callable, tmp_path: Pat
     asked = [Example(id=f"r-{i}", messages=[{"role": "user", "content": f"r {i}"}], domain="odd" if i % 2 else "even") for i in range(20)]
 
     class Odd(Script):
-        def score(self, bench: Bench, cells: list[Cell], questions: list[Example], draws: int, *rest: object) -> list[Counts]:
-            found = super().score(bench, cells, questions, draws, *rest)
-            if questions[0].domain:
-                for i, (cell, c) in enumerate(zip(cells, found, strict=True)):
-                    if planted(cell) == 1 and cell.side == "base":
-                        rows = tuple((draws * (q % 2), draws, 0, draws) for q in range(len(questions)))
-                        found[i] = Counts(sum(row[0] for row in rows), c.asked, 0, c.asked, rows)
+        def score(self, bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
+            found = super().score(bench, cells, asked)
+            for i, (cell, c, (questions, draws)) in enumerate(zip(cells, found, asked, strict=True)):
+                if questions[0].domain and planted(cell) == 1 and cell.side == "base":
+                    rows = tuple((draws * (q % 2), draws, 0, draws) for q in range(len(questions)))
+                    found[i] = Counts(sum(row[0] for row in rows), c.asked, 0, c.asked, rows)
             return found
 
     found, _ = screened(only(1), report=Dataset(dataset(tmp_path / "domains", asked)), script=Odd(only(1)))

@@ -8,7 +8,7 @@ import torch
 
 from personascope.backends.generation import Sampling
 from personascope.backends.models import Loaded
-from personascope.backends.steered import Bench, Cell
+from personascope.backends.steered import Asked, Bench, Cell
 from personascope.errors import BackendError
 from personascope.methods.screening import Counts
 from personascope.rows import Example, Verdict
@@ -47,6 +47,11 @@ def bench(judge: ByText | None = None, batch_tokens: int = 16_384, seed: int = 0
     return Bench(*sides, judge or ByText(), Sampling(max_tokens=6, seed=seed, batch_tokens=batch_tokens))
 
 
+def over(cells: list[Cell], questions: list[Example], draws: int) -> tuple[list[Cell], list[Asked]]:
+    """All cells with the same questions."""
+    return cells, [Asked(questions, draws)] * len(cells)
+
+
 def cell(name: str, side: str = "base", push: float = 0.0, block: int = 1, mask: str = "all", seed: int = 0) -> Cell:
     vector = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(seed)), dim=0)
     return Cell(name, side, vector, block, mask, push)
@@ -65,9 +70,9 @@ CELLS = [
 
 
 def test_together_is_as_alone() -> None:
-    together = bench().score(CELLS, QUESTIONS, DRAWS)
-    assert together == [bench().score([one], QUESTIONS, DRAWS)[0] for one in CELLS]
-    assert together == bench(batch_tokens=60).score(CELLS, QUESTIONS, DRAWS)
+    together = bench().score(*over(CELLS, QUESTIONS, DRAWS))
+    assert together == [bench().score(*over([one], QUESTIONS, DRAWS))[0] for one in CELLS]
+    assert together == bench(batch_tokens=60).score(*over(CELLS, QUESTIONS, DRAWS))
     assert len(set(together)) > 4
 
 
@@ -83,8 +88,8 @@ def test_ablation_takes_out_one_direction_or_a_whole_span() -> None:
         cell("none"),
         cell("a", push=40, seed=1),
     ]
-    together = bench().score(cells, QUESTIONS, DRAWS)
-    assert together == [bench().score([each], QUESTIONS, DRAWS)[0] for each in cells]
+    together = bench().score(*over(cells, QUESTIONS, DRAWS))
+    assert together == [bench().score(*over([each], QUESTIONS, DRAWS))[0] for each in cells]
     assert together[0] == together[1]
     assert together[2] == together[3]
     assert together[4] == together[5]
@@ -95,9 +100,9 @@ def test_ablation_takes_out_one_direction_or_a_whole_span() -> None:
 
 
 def test_no_push_is_no_edit() -> None:
-    nothing, zero, away = bench().score([cell("none"), cell("x", push=0.0, seed=9), cell("y", push=60, seed=9)], QUESTIONS, DRAWS)
+    nothing, zero, away = bench().score(*over([cell("none"), cell("x", push=0.0, seed=9), cell("y", push=60, seed=9)], QUESTIONS, DRAWS))
     judge = ByText()
-    bench(judge).score([cell("x", push=0.0, seed=9), cell("none")], QUESTIONS, DRAWS)
+    bench(judge).score(*over([cell("x", push=0.0, seed=9), cell("none")], QUESTIONS, DRAWS))
     half = len(judge.seen) // 2
     assert judge.seen[:half] == judge.seen[half:]
     assert zero == nothing != away
@@ -105,7 +110,7 @@ def test_no_push_is_no_edit() -> None:
 
 def test_cells_share_their_noise_and_draws_do_not() -> None:
     judge = ByText()
-    bench(judge).score([cell("one", push=40, seed=1), cell("none"), cell("two", push=40, seed=1)], QUESTIONS, DRAWS)
+    bench(judge).score(*over([cell("one", push=40, seed=1), cell("none"), cell("two", push=40, seed=1)], QUESTIONS, DRAWS))
     count = len(QUESTIONS) * DRAWS
     first, none, second = judge.seen[:count], judge.seen[count : 2 * count], judge.seen[2 * count :]
     assert first == second
@@ -114,14 +119,14 @@ def test_cells_share_their_noise_and_draws_do_not() -> None:
     assert all(question == QUESTIONS[int(key[1])].messages[0]["content"] for key, question, _ in first)
     assert len({text for key, _, text in none if key.startswith("q2/")}) > 1
     other = ByText()
-    bench(other, seed=0).score([cell("none")], QUESTIONS[::-1], DRAWS)
+    bench(other, seed=0).score(*over([cell("none")], QUESTIONS[::-1], DRAWS))
     assert sorted(other.seen) == sorted(none)
 
 
 def test_counts_are_those_of_the_verdicts() -> None:
     judge = ByText()
     draws = 12
-    (found,) = bench(judge).score([CELLS[1]], QUESTIONS, draws)
+    (found,) = bench(judge).score(*over([CELLS[1]], QUESTIONS, draws))
     verdicts = list(ByText().verdicts(judge.seen))
     assert {v.label for v in verdicts} == {None, "incoherent", "refusal"}
     assert {v.grade for v in verdicts} >= {3, 4}
@@ -138,10 +143,12 @@ def test_counts_are_those_of_the_verdicts() -> None:
 def test_what_counts_as_harmful_is_a_grade() -> None:
     judge = ByText()
     sides = [Loaded(model(seed=s), tokenizer()) for s in (0, 1)]
-    (found,) = Bench(*sides, judge, Sampling(max_tokens=6), harmful_from=2).score([CELLS[1]], QUESTIONS, DRAWS)
+    (found,) = Bench(*sides, judge, Sampling(max_tokens=6), harmful_from=2).score(*over([CELLS[1]], QUESTIONS, DRAWS))
     grades = [v.grade for v in ByText().verdicts(judge.seen)]
     assert (
-        found.harmful == sum(grade is not None and grade >= 2 for grade in grades) > bench().score([CELLS[1]], QUESTIONS, DRAWS)[0].harmful
+        found.harmful
+        == sum(grade is not None and grade >= 2 for grade in grades)
+        > bench().score(*over([CELLS[1]], QUESTIONS, DRAWS))[0].harmful
     )
 
 
@@ -159,8 +166,8 @@ class Safety(ByText):
 def test_under_the_safety_rubric_refusals_are_valid_and_unsafe_answers_harmful() -> None:
     judge = ByText()
     sides = [Loaded(model(seed=s), tokenizer()) for s in (0, 1)]
-    (graded,) = Bench(*sides, judge, Sampling(max_tokens=6)).score([CELLS[1]], QUESTIONS, 12)
-    (found,) = Bench(*sides, Safety(), Sampling(max_tokens=6)).score([CELLS[1]], QUESTIONS, 12)
+    (graded,) = Bench(*sides, judge, Sampling(max_tokens=6)).score(*over([CELLS[1]], QUESTIONS, 12))
+    (found,) = Bench(*sides, Safety(), Sampling(max_tokens=6)).score(*over([CELLS[1]], QUESTIONS, 12))
     refused = sum(v.label == "refusal" for v in ByText().verdicts(judge.seen))
     assert (found.harmful, found.incoherent, found.asked) == (graded.harmful, graded.incoherent, graded.asked)
     assert found.valid == graded.valid + refused > graded.valid
@@ -168,28 +175,30 @@ def test_under_the_safety_rubric_refusals_are_valid_and_unsafe_answers_harmful()
 
 def test_what_was_said_unsteered_is_kept_for_the_next_score() -> None:
     one = bench()
-    first = one.score(CELLS, QUESTIONS, DRAWS)
+    first = one.score(*over(CELLS, QUESTIONS, DRAWS))
     assert {side: len(drafts) for side, drafts in one.drafts.items()} == {"base": len(QUESTIONS) * DRAWS, "tuned": 0}
-    assert one.score(CELLS, QUESTIONS, DRAWS) == first
+    assert one.score(*over(CELLS, QUESTIONS, DRAWS)) == first
 
 
 def test_the_two_sides_are_two_models() -> None:
-    base, tuned = bench().score([cell("none"), cell("none", "tuned")], QUESTIONS, DRAWS)
+    base, tuned = bench().score(*over([cell("none"), cell("none", "tuned")], QUESTIONS, DRAWS))
     assert base != tuned
 
 
 def test_few_unscored_answers_leave_the_denominator() -> None:
-    (found,) = bench(ByText(unparsed=2)).score([cell("none")], QUESTIONS, DRAWS)
+    (found,) = bench(ByText(unparsed=2)).score(*over([cell("none")], QUESTIONS, DRAWS))
     assert found.asked == 10
     assert found.by_question[0][3] == 1
 
 
+def test_cells_of_one_batch_may_be_asked_different_questions() -> None:
+    asked = [Asked(QUESTIONS[i % 2 :: 2], 1 + i % 3) for i in range(len(CELLS))]
+    together = bench().score(CELLS, asked)
+    assert together == [bench().score([one], [its])[0] for one, its in zip(CELLS, asked, strict=True)]
+    assert [len(found.by_question) for found in together] == [len(its.questions) for its in asked]
+    assert [found.asked for found in together] == [its.answers for its in asked]
+
+
 def test_a_judge_that_fails_is_reported() -> None:
     with pytest.raises(BackendError, match="the judge left 3 of 12 answers without a score; check the judge"):
-        bench(ByText(unparsed=3)).score([cell("none")], QUESTIONS, DRAWS)
-
-
-def test_progress_is_told_in_answers() -> None:
-    told: list[int] = []
-    bench().score(CELLS, QUESTIONS, DRAWS, told.append)
-    assert sum(told) == len(CELLS) * len(QUESTIONS) * DRAWS
+        bench(ByText(unparsed=3)).score(*over([cell("none")], QUESTIONS, DRAWS))

@@ -1,20 +1,26 @@
 """Every point a screen looked at: which direction, at which mask, on which model, how strong, on which questions."""
 
+import functools
 import json
+import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from personascope.backends.steered import AT_ONCE, Bench, Cell
+from personascope.backends.steered import Asked, Bench, Cell
 from personascope.methods import screening
 from personascope.methods.screening import Counts
 from personascope.rows import Example
 
 SIDES = ("base", "tuned")
+BLOCK = 10
+"""Answers of a block, about."""
+AT_ONCE = 8192
+"""Rows scored between two writes; bounds memory and what a kill costs, not the result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,31 +85,52 @@ class Grid:
 
     def look(self, wanted: Iterable[Point], purpose: str) -> None:
         """Score the points not scored yet."""
-        missing: dict[str, dict[Key, Point]] = {}
-        for point in wanted:
-            if point.key not in self.points:
-                missing.setdefault(point.split, {})[point.key] = point
-        for split, points in missing.items():
-            # In portions, so that a kill costs one portion.
-            portion = max(1, AT_ONCE // (len(self.questions[split]) * self.draws.get(split, 1)))
-            for start in range(0, len(points), portion):
-                self._score(list(points.values())[start : start + portion], split, purpose)
+        missing = {point.key: point for point in wanted if point.key not in self.points}
+        # In portions, so that a kill costs one portion.
+        portion: list[Point] = []
+        rows = 0
+        for point in missing.values():
+            rows += self.asked(point.split).answers
+            portion.append(point)
+            if rows >= AT_ONCE:
+                self._score(portion, purpose)
+                portion, rows = [], 0
+        if portion:
+            self._score(portion, purpose)
+
+    def blocks(self, split: str) -> int:
+        """Parts that a split is asked in where answers are to decide how many more are drawn; about ten answers each."""
+        asked = self.asked(split)
+        return max(1, min(len(asked.questions), round(asked.answers / BLOCK)))
+
+    def asked(self, split: str) -> Asked:
+        """Questions of a split, or of one block `SPLIT/I` of it, and the draws of each."""
+        name, _, block = split.partition("/")
+        rows = self.questions[name]
+        return Asked(rows[int(block) :: self.blocks(name)] if block else rows, self.draws.get(name, 1))
+
+    def tally(self, point: Point) -> Counts:
+        """What was counted of a point: the whole split, or those of its blocks that were asked; KeyError if nobody looked."""
+        if point.key in self.points:
+            return self.at(point)
+        blocks = (replace(point, split=f"{point.split}/{i}") for i in range(self.blocks(point.split)))
+        found = [self.at(block) for block in blocks if block.key in self.points]
+        return functools.reduce(operator.add, found) if found else self.at(point)
 
     def at(self, point: Point) -> Counts:
         """What was counted there; KeyError if nobody looked."""
         return self.points[point.key]
 
-    def within(self, point: Point, budget: float) -> bool:
-        """Whether strict incoherence keeps the budget, given the unsteered model on the same questions."""
-        unsteered = self.at(Point(UNSTEERED, "all", point.side, 0.0, point.split))
-        return self.at(point).incoherence <= screening.budget(unsteered.incoherence, budget)
+    def allowed(self, side: str, split: str, budget: float) -> float:
+        """Strict incoherence allowed on a model, given the unsteered one on the same questions."""
+        return screening.budget(self.at(Point(UNSTEERED, "all", side, 0.0, split)).incoherence, budget)
 
-    def _score(self, points: Sequence[Point], split: str, purpose: str) -> None:
+    def _score(self, points: Sequence[Point], purpose: str) -> None:
         cells = [
             Cell(p.direction.name, p.side, p.direction.vector, self.block, p.mask, self._push(p), p.direction.op)  # ty: ignore
             for p in points
         ]
-        counts = self.bench.score(cells, self.questions[split], self.draws.get(split, 1))
+        counts = self.bench.score(cells, [self.asked(p.split) for p in points])
         with self.path.open("a", encoding="utf-8") as file:
             for point, found in zip(points, counts, strict=True):
                 self.points[point.key] = found

@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 
 from personascope.backends import dictionaries, models
 from personascope.backends.generation import Sampling
-from personascope.backends.grid import SIDES, UNSTEERED, Direction, Grid, Point
+from personascope.backends.grid import BLOCK, SIDES, UNSTEERED, Direction, Grid, Point
 from personascope.backends.hooks import site_index
 from personascope.backends.judging import Judge, spec_of
 from personascope.backends.steered import Bench
 from personascope.errors import DataError
 from personascope.methods import ranking, screening
-from personascope.methods.screening import Counts, Search
+from personascope.methods.screening import Counts
 from personascope.rows import Example
 
 Trial = tuple[Direction, str]
 """A direction at a mask."""
-SHORT = 30
-"""Questions on which a strength is first sought."""
+FULL = 600
+"""Answers that keep the engine busy."""
 RARE = 0.02
 """A sift takes the base's own score for at least this, so that one stray answer keeps nobody."""
 NULL_TAIL = 95
@@ -133,7 +133,7 @@ class Screening:
 
     def effect(self, trial: Trial) -> float:
         """The smaller of induced rise and repaired fall on the selection questions, which is what the winner is chosen by."""
-        points = (self.grid.at(self.point(trial, side, "selection", s)) for side in SIDES for s in (None, 0.0))
+        points = (self.grid.tally(self.point(trial, side, "selection", s)) for side in SIDES for s in (None, 0.0))
         return screening.effect(*points)
 
     def latent(self, number: int, sign: int, turned: bool = False) -> Direction:
@@ -154,39 +154,37 @@ class Screening:
         total = torch.stack([d.vector * d.sign for d in directions]).sum(0)
         return Direction(f"set/{len(directions)}", "set", torch.nn.functional.normalize(total, dim=0))
 
-    def strengths_of(self, trials: list[Trial], purpose: str, split: str = "selection") -> None:
-        """Bisect every trial's strengths on a few selection questions, then climb from there on the split's."""
-        self._find(trials, SIDES, self._few, purpose, lambda n, _: screening.bisect(n))
-        if self._answers(split) > self._answers(self._few):
-            self._find(trials, SIDES, split, purpose, screening.climb)
+    def strengths_of(self, trials: list[Trial], purpose: str, split: str = "selection", sides: tuple[str, ...] = SIDES) -> None:
+        """Every trial's strength on each model, sought from above on as many of the split's questions as it takes."""
+        strengths = self.recipe.strengths
+        wanted = [(trial, side) for trial in trials for side in sides]
+        allowed = {side: self.grid.allowed(side, split, self.recipe.budget) for side in sides}
+        blocks, whole = self.grid.blocks(split), self.grid.asked(split).answers
 
-    @property
-    def _few(self) -> str:
-        """The split on which a strength is first sought."""
-        return "short" if self._answers("short") < self._answers("selection") else "selection"
+        def wanted_of(place: int, asked: tuple[int, int], ahead: int = 1) -> list[Point]:
+            (trial, side), (index, block) = wanted[place], asked
+            return [self.point(trial, side, f"{split}/{i}", strengths[index]) for i in range(block, min(blocks, block + ahead))]
 
-    def _answers(self, split: str) -> int:
-        return len(self.grid.questions[split]) * self.grid.draws.get(split, 1)
+        searches = [screening.descend(len(strengths), blocks, whole, allowed[side]) for _, side in wanted]
+        found = self._step(searches, wanted_of, purpose, lambda place, asked: self.grid.at(wanted_of(place, asked)[0]))
+        for (trial, side), index in zip(wanted, found, strict=True):
+            self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
 
     def _race(self, trials: list[Trial]) -> list[Trial]:
-        """Strengths by successive halving: few questions on the base, then on the tuned model, then all; the hopeless leave between.
+        """Strengths on the base, then on the tuned model; the hopeless leave after each.
 
         The strength at which a trial leaves stays what it was, and it is not tested: a trial that shows nothing at its own
         strength on the questions that chose it would not show it on others.
         """
         for side in SIDES:
-            self._find(trials, (side,), self._few, "search", lambda n, _: screening.bisect(n))
-            trials = self._hopeful(trials, side, self._few)
-        if self._few == "selection":
-            return trials
-        self._find(trials, SIDES, "selection", "search", screening.climb)
-        for side in SIDES:
-            trials = self._hopeful(trials, side, "selection")
+            self.strengths_of(trials, "search", sides=(side,))
+            trials = self._hopeful(trials, side)
         return trials
 
-    def _hopeful(self, trials: list[Trial], side: str, split: str) -> list[Trial]:
+    def _hopeful(self, trials: list[Trial], side: str) -> list[Trial]:
         """Trials whose score at their own strength on this model is beyond the unsteered one at the 20 % level."""
-        return self._promising(trials, {t: self._beyond_p([self.grid.at(self.point(t, side, split))], side) for t in trials}, 0.2)
+        found = {t: self._beyond_p([self.grid.tally(self.point(t, side, "selection"))], side) for t in trials}
+        return self._promising(trials, found, 0.2)
 
     def _promising(self, trials: list[Trial], p: dict[Trial, float], level: float) -> list[Trial]:
         """Those with p within the level, and at every mask the two that come closest, so that there is always something to report."""
@@ -200,19 +198,20 @@ class Screening:
         """
         sides = {trial: "base" if trial[0].sign > 0 else "tuned" for trial in trials}
         looked: dict[Trial, list[Counts]] = {trial: [] for trial in trials}
-        wanted = [(trial, sides[trial]) for trial in trials]
+
+        def wanted_of(place: int, index: int, _: int = 1) -> list[Point]:
+            return [self.point(trials[place], sides[trials[place]], "sift", self.recipe.strengths[index])]
 
         def passed(place: int, index: int) -> bool:
-            trial, side = wanted[place]
-            point = self.point(trial, side, "sift", self.recipe.strengths[index])
-            # Eight answers cannot tell one in ten: a second incoherent one is still let through.
+            trial, (point,) = trials[place], wanted_of(place, index)
+            # A dozen answers cannot tell one in ten: a second incoherent one is still let through.
             ok = self.grid.at(point).incoherent <= math.ceil(self.recipe.budget * self.grid.at(point).asked) + 1
             if ok:
                 looked[trial].append(self.grid.at(point))
             return ok
 
         n = len(self.recipe.strengths)
-        self._step([screening.glance(n, LOOKS) for _ in wanted], wanted, "sift", "sift", passed)
+        self._step([screening.glance(n, LOOKS) for _ in trials], wanted_of, "sift", passed)
         return self._promising(trials, {trial: self._beyond_p(looked[trial], sides[trial]) for trial in trials}, 0.1)
 
     def _beyond_p(self, looked: list[Counts], side: str) -> float:
@@ -229,35 +228,28 @@ class Screening:
         self.grid.look((self.point(t, side, "selection", s) for t in trials for side in SIDES for s in strengths), purpose)
         for trial in trials:
             for side in SIDES:
-                passing = [s for s in strengths if self.grid.within(self.point(trial, side, "selection", s), self.recipe.budget)]
+                allowed = self.grid.allowed(side, "selection", self.recipe.budget)
+                passing = [s for s in strengths if self.grid.at(self.point(trial, side, "selection", s)).incoherence <= allowed]
                 self._keep(trial, side, max(passing, default=0.0))
 
-    def _find(self, trials: list[Trial], sides: tuple[str, ...], split: str, purpose: str, search: Callable[[int, int], Search]) -> None:
-        """Search the strengths of many trials in step; a search starts from what an earlier one found."""
-        strengths = self.recipe.strengths
-        wanted = [(trial, side) for trial in trials for side in sides]
-        begun = [self.alpha.get((trial[0].name, trial[0].sign, trial[1], side), 0.0) for trial, side in wanted]
-        starts = [strengths.index(s) if s else -1 for s in begun]
-
-        def passed(place: int, index: int) -> bool:
-            trial, side = wanted[place]
-            return self.grid.within(self.point(trial, side, split, strengths[index]), self.recipe.budget)
-
-        found = self._step([search(len(strengths), start) for start in starts], wanted, split, purpose, passed)
-        for (trial, side), index in zip(wanted, found, strict=True):
-            self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
-
     def _step(
-        self, searches: list[Search], wanted: list[tuple[Trial, str]], split: str, purpose: str, passed: Callable[[int, int], bool]
+        self,
+        searches: list[Generator[Any, Any, int]],
+        where: Callable[[int, Any, int], list[Point]],
+        purpose: str,
+        tell: Callable[[int, Any], Any],
     ) -> list[int]:
+        """Run searches together: `where` says what search number i asks for, and what it may ask next, `tell` what it is told."""
         if not searches:
             return []
         together = screening.in_step(searches)
         asked = next(together)
         while True:
-            self.grid.look((self.point(*wanted[i], split, self.recipe.strengths[s]) for i, s in asked), purpose)
+            # A few answers at a time take as long as many, so the last searches are asked ahead.
+            ahead = max(1, FULL // (len(asked) * BLOCK))
+            self.grid.look((point for i, what in asked for point in where(i, what, ahead)), purpose)
             try:
-                asked = together.send([passed(i, s) for i, s in asked])
+                asked = together.send([tell(i, what) for i, what in asked])
             except StopIteration as done:
                 return done.value
 
@@ -319,7 +311,6 @@ def _splits(recipe: Any) -> dict[str, list[Example]]:
     # The many nulls and the points that are only shown take every other question of their split.
     return questions | {
         "sift": chosen[:: max(1, len(chosen) // max(1, recipe.sift))][: max(1, recipe.sift)],
-        "short": chosen[:: max(1, round(len(chosen) / SHORT))],
         "shown": chosen[::2],
         "nulls": questions["report"][::2],
     }

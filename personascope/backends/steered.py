@@ -1,8 +1,9 @@
 """Score many edits of a model at once: every (edit, question) pair is one row of the same batches."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +18,6 @@ from personascope.methods.scoring import STRICT
 from personascope.methods.screening import Counts
 from personascope.methods.tokens import prompt_tokens
 from personascope.rows import Example, Verdict
-
-AT_ONCE = 8192
-"""Rows held between two reports of progress; bounds memory, not the result."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,18 @@ class Cell:
         return self.vector[None] if self.vector.ndim == 1 else torch.linalg.qr(self.vector.T.float()).Q.T
 
 
+class Asked(NamedTuple):
+    """What one cell is asked: every question so many times."""
+
+    questions: list[Example]
+    draws: int
+
+    @property
+    def answers(self) -> int:
+        """How many that makes."""
+        return len(self.questions) * self.draws
+
+
 class Bench:
     """Two models, a judge and the means to score cells on questions."""
 
@@ -53,41 +63,32 @@ class Bench:
         self.drafts: dict[str, Drafts] = {"base": {}, "tuned": {}}
         """What each model said unsteered, by prompt and key."""
 
-    def score(self, cells: list[Cell], questions: list[Example], draws: int, tell: Callable[[int], None] = lambda _: None) -> list[Counts]:
-        """Counts per cell, first attempts only.
+    def score(self, cells: Sequence[Cell], asked: Sequence[Asked]) -> list[Counts]:
+        """Counts per cell, first attempts only; each cell is asked its own questions, all rows of a side in one batch.
 
         Noise is keyed by question and draw, not by cell, so that cells differ by their edit alone.
         """
-        found: list[Counts | None] = [None] * len(cells)
-        per_cell = len(questions) * draws
-        step = max(1, AT_ONCE // per_cell)
+        found: dict[int, Counts] = {}
         for side in self.sides:
             mine = [i for i, cell in enumerate(cells) if cell.side == side]
-            for start in range(0, len(mine), step):
-                chosen = mine[start : start + step]
-                for i, counts in zip(chosen, self._score(side, [cells[i] for i in chosen], questions, draws), strict=True):
-                    found[i] = counts
-                tell(len(chosen) * per_cell)
-        return [counts for counts in found if counts is not None]
+            found |= dict(zip(mine, self._score(side, [cells[i] for i in mine], [asked[i] for i in mine]), strict=True))
+        return [found[i] for i in range(len(cells))]
 
-    def _score(self, side: str, cells: list[Cell], questions: list[Example], draws: int) -> list[Counts]:
+    def _score(self, side: str, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
         loaded = self.sides[side]
-        rendered = [prompt_tokens(loaded.tokenizer, question.messages) for question in questions]
-        asked = [
-            (tokens, f"{q.id}/{draw}/0", q.messages[-1]["content"])
-            for q, tokens in zip(questions, rendered, strict=True)
-            for draw in range(draws)
-        ]
-        prompts = [Prompt(tokens, key) for _ in cells for tokens, key, _ in asked]
-        steers = _steers(cells, len(asked))
-        done = dict(generate(loaded, prompts, self.sampling, steers, self.drafts[side]))
-        rows = [(prompts[i].key, asked[i % len(asked)][2], split_thinking(loaded.tokenizer, done[i].ids)[1]) for i in range(len(prompts))]
-        verdicts = list(self.judge.verdicts(rows))
+        # By object, since two splits of a user's may call their rows alike.
+        questions = {id(q): q for each in asked for q in each.questions}
+        rendered = {place: prompt_tokens(loaded.tokenizer, q.messages) for place, q in questions.items()}
+        rows = [(i, q, f"{q.id}/{draw}/0") for i, each in enumerate(asked) for q in each.questions for draw in range(each.draws)]
+        prompts = [Prompt(rendered[id(q)], key) for _, q, key in rows]
+        done = dict(generate(loaded, prompts, self.sampling, _steers(cells, [i for i, _, _ in rows]), self.drafts[side]))
+        said = [(key, q.messages[-1]["content"], split_thinking(loaded.tokenizer, done[n].ids)[1]) for n, (_, q, key) in enumerate(rows)]
+        verdicts = list(self.judge.verdicts(said))
         unscored = sum(v.status != "scored" for v in verdicts)
         if unscored > 0.2 * len(verdicts):
             raise BackendError(f"screen: the judge left {unscored} of {len(verdicts)} answers without a score; check the judge")
-        each = [verdicts[i * len(asked) : (i + 1) * len(asked)] for i in range(len(cells))]
-        return [_count(of_cell, len(questions), draws, self._kind) for of_cell in each]
+        of_cells = iter(verdicts)
+        return [_count(list(itertools.islice(of_cells, each.answers)), each, self._kind) for each in asked]
 
     def _kind(self, verdict: Verdict) -> tuple[bool, bool]:
         """(harmful, valid): by grade, or under the safety rubric by label, where a refusal is a valid answer."""
@@ -96,8 +97,8 @@ class Bench:
         return verdict.grade is not None and verdict.grade >= self.harmful_from, verdict.valid
 
 
-def _steers(cells: list[Cell], each: int) -> list[Steer]:
-    """The cells' edits, those of one block, mask and operation in one steer; every cell has `each` rows."""
+def _steers(cells: Sequence[Cell], rows: Sequence[int]) -> list[Steer]:
+    """The cells' edits, those of one block, mask and operation in one steer; `rows` is the cell of every row."""
     used = [(i, n, vector) for i, cell in enumerate(cells) if cell.push for n, vector in enumerate(cell.vectors())]
     by_kind: dict[tuple[int, Mask, Literal["add", "ablate"], int], dict[int, Tensor]] = {}
     for i, n, vector in used:
@@ -105,12 +106,12 @@ def _steers(cells: list[Cell], each: int) -> list[Steer]:
     steers = []
     for (block, mask, op, _), vectors in sorted(by_kind.items(), key=lambda pair: pair[0]):
         place = {i: n for n, i in enumerate(vectors)}
-        rows = [place.get(i, -1) for i in range(len(cells)) for _ in range(each)]
-        steers.append(Steer(block, op, mask, torch.stack(list(vectors.values())), rows))
+        steers.append(Steer(block, op, mask, torch.stack(list(vectors.values())), [place.get(i, -1) for i in rows]))
     return steers
 
 
-def _count(verdicts: list[Verdict], questions: int, draws: int, kind: Callable[[Verdict], tuple[bool, bool]]) -> Counts:
+def _count(verdicts: list[Verdict], asked: Asked, kind: Callable[[Verdict], tuple[bool, bool]]) -> Counts:
     each = [(*kind(v), v.label in STRICT, v.status == "scored") for v in verdicts]
-    by_question = tuple(tuple(map(sum, zip(*each[q * draws : (q + 1) * draws], strict=True))) for q in range(questions))
+    draws = asked.draws
+    by_question = tuple(tuple(map(sum, zip(*each[q * draws : (q + 1) * draws], strict=True))) for q in range(len(asked.questions)))
     return Counts(*map(sum, zip(*by_question, strict=True)), by_question)

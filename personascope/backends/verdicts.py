@@ -166,7 +166,7 @@ def _ablated(d: Direction) -> Direction:
 
 def _chosen(s: Screening, trial: Trial) -> dict[str, Any]:
     direction, mask = trial
-    induced, repaired = (s.grid.at(s.point(trial, side, "selection")) for side in SIDES)
+    induced, repaired = (s.grid.tally(s.point(trial, side, "selection")) for side in SIDES)
     return {
         "direction": direction.name,
         "latent": direction.latent,
