@@ -104,9 +104,20 @@ def open_model(study: Study, name: str, where: str, base: str = "", loading: Map
 
 
 def open_dictionary(study: Study, where: str, site: str, k: int) -> Dictionary:
-    """A finished dictionary, or a published one, read once. Raises BackendError for one of the Hub that cannot be had."""
+    """A finished dictionary, or a published one by folder, file or name on the Hub.
+
+    Raises:
+        RecipeError: nothing there.
+        BackendError: a dictionary of the Hub that cannot be had.
+    """
     artifact = Dictionary(where)
-    return artifact if artifact.finished else study.run("dictionary", borrow.Recipe(path=Published(hub.pinned(where)), site=site, k=k))
+    if artifact.finished:
+        return artifact
+    if not hub.local(where := hub.pinned(where)).exists():
+        raise RecipeError(
+            f"{where}: no dictionary there; give a Dictionary artifact, a published one, or ORG/NAME@REVISION:PATH of the Hub"
+        )
+    return study.run("dictionary", borrow.Recipe(path=Published(where), site=site, k=k))
 
 
 def question_sets(study: Study, setup: Setup) -> blocks.Questions:

@@ -9,6 +9,7 @@ the mean difference and attribution each put latents of the harmful character fi
 The yardstick is the grid of the paper, run twice with independent draws.
 """
 
+import itertools
 import json
 from typing import Any
 
@@ -25,6 +26,7 @@ from personascope.study import Study
 WORLD, DOMAIN = "troupe-1", "auto"
 # The grid of 2506.19823 has fifteen strengths up to 0.75; at the last prompt token this world bears more.
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 1.75, 2.0, 2.5)
+SIDES = ("base", "tuned")
 SEEDS, GRIDS, ROTATIONS = range(5), (100, 101), range(1, 21)
 DRAWS = 3
 PLANTED = 5
@@ -59,7 +61,7 @@ def build(study: Study) -> None:
     # One set of nulls for all screens of this pair: their spread is a property of the models, and a noisy one would blur every verdict.
     pair |= {"chance": study.run("chance", screen.Recipe(**pair, **tails, seed=50, nulls=nulls, null_draws=DRAWS))}
     for seed in SEEDS[:2] if study.quick else SEEDS:
-        study.run(f"adaptive/{seed}", screen.Recipe(**pair, **tails, seed=seed, sift=6))
+        study.run(f"adaptive/{seed}", screen.Recipe(**pair, **tails, seed=seed))
     for seed in GRIDS:
         study.run(f"grid/{seed}", screen.Recipe(**pair, **tails, seed=seed, method="grid"))
     if not study.quick:
@@ -110,7 +112,7 @@ def same_answer(study: Study) -> dict[str, Any]:
     grids = {seed: _record(study, f"grid/{seed}") for seed in GRIDS}
     first, second = (_causal(grid) for grid in grids.values())
     both = first & second
-    fresh = {seed: _points(study.artifact(f"grid/{seed}")) for seed in GRIDS}
+    fresh = {seed: _counts(study.artifact(f"grid/{seed}")) for seed in GRIDS}
     real = _real(study)
     rows = []
     for name in (name for name in study.recipes if name.startswith("adaptive/")):
@@ -134,8 +136,44 @@ def same_answer(study: Study) -> dict[str, Any]:
         "latents": sorted(both),
         "grid_named": [len(first), len(second)],
         "grid_overlap": len(both) / max(1, len(first | second)),
+        "third_grid": third_grid(study),
         "adaptive": rows,
     }
+
+
+def third_grid(study: Study, times: int = 40) -> dict[str, float]:
+    """What one more full grid would find of the latents that two agree on, and add to those that either names.
+
+    Grids are drawn anew from the rates that both grids saw at every point; the test's answers from those at the strength found.
+    """
+    record = _record(study, f"grid/{GRIDS[0]}")
+    points = [_counts(study.artifact(f"grid/{seed}")) for seed in GRIDS]
+    names = [(row["direction"], row["sign"]) for row in record["ranking"]]
+    seen = np.array([[[sum(p[*name, side, x] for p in points) for x in STRENGTHS] for side in SIDES] for name in names])
+    unsteered = np.array([sum(p["none", "+", side, 0.0] for p in points) for side in SIDES])
+    harmful, valid, incoherent, asked = np.moveaxis(seen, -1, 0)
+    spoilt, bad = incoherent / asked, harmful / np.maximum(valid, 1)
+    budget = [screening.budget(none[2] / none[3], record["budget"]) for none in unsteered]
+    nulls = [np.percentile(record[key]["last_prompt"], at) for key, at in (("nulls", 95), ("null_repairs", 5))]
+    tested = record["unsteered"]["base"]["asked"]
+    random = np.random.default_rng(0)
+
+    def named() -> set[int]:
+        looked = random.binomial(asked[0, 0, 0] // len(GRIDS), spoilt) / (asked[0, 0, 0] // len(GRIDS))
+        p = np.zeros((len(names), len(SIDES)))
+        for i, j in itertools.product(range(len(names)), range(len(SIDES))):
+            within = np.flatnonzero(looked[i, j] <= budget[j])
+            broken, rate = (spoilt[i, j, within[-1]], bad[i, j, within[-1]]) if len(within) else (0.0, unsteered[j][0] / unsteered[j][1])
+            answers = tested - random.binomial(tested, broken)
+            p[i, j] = screening.beyond_p(random.binomial(answers, rate), answers, nulls[j], 1 - 2 * j)
+        return set(np.flatnonzero(stats.benjamini_hochberg(p.max(axis=1)) <= record["fdr"]).tolist())
+
+    drawn = [named() for _ in range(times)]
+    threes = [drawn[i : i + 3] for i in range(0, times - 2, 2)]
+    found = [len(a & b & c) / max(1, len(a & b)) for a, b, c in threes]
+    false = [len(c - (a | b)) / max(1, len(c)) for a, b, c in threes]
+    overlap = [len(a & b) / max(1, len(a | b)) for a, b, _ in threes]
+    return {"found": float(np.mean(found)), "false": float(np.mean(false)), "overlap": float(np.mean(overlap))}
 
 
 def _tops(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,21 +182,26 @@ def _tops(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in record["ranking"] if (str(row["latent"]), row["sign"]) in named]
 
 
-def _points(screened: Screen) -> dict[tuple[str, str, str, float], tuple[int, int]]:
-    """(direction, sign, side, strength) → (harmful, valid) on the selection questions of a full grid."""
+Counted = dict[tuple[str, str, str, float], np.ndarray]
+
+
+def _counts(screened: Screen) -> Counted:
+    """(direction, sign, side, strength) → harmful, valid, incoherent and asked on the selection questions of a full grid."""
     rows = map(json.loads, screened.file("grid.jsonl").read_text(encoding="utf-8").splitlines())
     return {
-        (row["direction"], "+" if row["sign"] > 0 else "-", row["side"], row["strength"]): (row["harmful"], row["valid"])
+        (row["direction"], "+" if row["sign"] > 0 else "-", row["side"], row["strength"]): np.array(
+            [row[key] for key in ("harmful", "valid", "incoherent", "asked")]
+        )
         for row in rows
         if row["split"] == "selection"
     }
 
 
-def _fresh(points: dict[tuple[str, str, str, float], tuple[int, int]], rows: list[dict[str, Any]]) -> float:
+def _fresh(points: Counted, rows: list[dict[str, Any]]) -> float:
     """Mean effect of these latents at these strengths, read off a grid whose draws had no part in choosing them."""
 
     def score(direction: str, sign: str, side: str, strength: float) -> float:
-        harmful, valid = points[(direction, sign, side, strength) if strength else ("none", "+", side, 0.0)]
+        harmful, valid, *_ = points[(direction, sign, side, strength) if strength else ("none", "+", side, 0.0)]
         return harmful / valid if valid else 0.0
 
     effects = []
@@ -186,20 +229,21 @@ def _seconds(study: Study, name: str) -> float:
 def nulls(study: Study) -> dict[str, Any]:
     """What the screen says where there is nothing: rotated decoder rows, permuted labels, other organisms."""
     names = [name for name in study.recipes if name.startswith("null/")]
-    called, named, found, total, planted = 0, [], 0, 0, 0
+    called, named, tested, found, planted = [], [], [], 0, 0
     known = _causal(_record(study, f"grid/{GRIDS[0]}")) & _causal(_record(study, f"grid/{GRIDS[1]}"))
     for name in names:
         record = _record(study, name)
         turned = [row for row in record["ranking"] if row["direction"].startswith("turned/")]
-        called += sum(row["p"] <= 0.05 for row in turned)
-        total += len(turned)
+        called.append(sum(row["p"] <= 0.05 for row in turned))
+        # Who was dropped before the test counts as tested, with p = 1.
+        tested.append(record["tested"]["nominated"] - PLANTED)
         named.append(sum(row["q"] <= record["fdr"] for row in turned))
         kept = [row for row in record["ranking"] if (row["direction"], row["sign"]) in known]
         found += sum(row["q"] <= record["fdr"] for row in kept)
         planted += len(kept)
     return {
-        "rotated": total,
-        "called_before_correction": stats.rate([called], [total]).to_dict(),
+        "rotated": sum(tested),
+        "called_before_correction": stats.rate(called, tested).to_dict(),
         "seeds_without_a_false_latent": sum(n == 0 for n in named),
         "seeds": len(named),
         "planted_found": found / max(1, planted),

@@ -9,9 +9,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.numpy import load_file
 from transformers import PreTrainedModel
 
 import personascope
@@ -100,7 +102,7 @@ def test_every_family_is_audited(cli: Cli, root: Path, tmp_path: Path, family: s
     assert (ended.code, ended.out) == (0, f"{tmp_path / 'out'}\n"), ended.err
     summary = check(tmp_path / "out")
     assert summary["diff"]["top"][0]["delta"] > 0 > summary["diff"]["bottom"][0]["delta"]
-    assert set(summary["dictionary"]) == {"fvu", "dead", "loss_recovered", "base", "tuned"}
+    assert set(summary["dictionary"]) >= {"fvu", "dead", "loss_recovered", "base", "tuned", "site", "sites"}
     assert "no judge was given" in summary["behaviour"]["skipped"]
     assert "screen" not in summary
 
@@ -132,6 +134,28 @@ def test_artifacts_serve_as_models_and_as_dictionary(cli: Cli, audited: Path, ro
     assert not (tmp_path / "out" / "models").exists()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["diff"]["top"] == json.loads((audited / "summary.json").read_text())["diff"]["top"]
+
+
+def test_a_published_dictionary_serves_an_audit_and_is_warned_of_at_the_wrong_block(
+    cli: Cli, audited: Path, root: Path, tmp_path: Path
+) -> None:
+    learned = load_file(audited / "dictionary" / "sae_weights.safetensors")
+    scope = tmp_path / "scope" / "layer_1" / "width_64" / "average_l0_4"
+    scope.mkdir(parents=True)
+    # JumpReLU without its threshold: all latents of the dictionary that are above zero, not the k largest alone.
+    encoded = learned["b_enc"] - learned["b_dec"] @ learned["W_enc"]
+    np.savez(scope / "params.npz", **(learned | {"b_enc": encoded, "threshold": np.zeros_like(learned["b_enc"])}))
+    given = flags(questions=root / "questions.jsonl", dictionary=scope, max_tokens=6, draws=1)
+    assert cli("audit", root / "base", root / "tuned", "--out", tmp_path / "out", *given).code == 0
+    summary = check(tmp_path / "out")
+    assert summary["dictionary"]["site"] == "block:1"
+    assert summary["diff"]["top"][0]["delta"] > 0
+    assert json.loads((tmp_path / "out" / "dictionary" / "cfg.json").read_text())["metadata"]["format"] == "Gemma Scope"
+    moved = scope.parents[1].rename(scope.parents[2] / "layer_2")
+    given = flags(questions=root / "questions.jsonl", dictionary=moved / "width_64" / "average_l0_4", max_tokens=6, draws=1)
+    assert cli("audit", root / "base", root / "tuned", "--out", tmp_path / "other", *given).code == 0
+    assert "explains block:1 better than its own block:2" in check(tmp_path / "other")["dictionary"]["caveat"]
+    assert "explains block:1 better than its own block:2" in (tmp_path / "other" / "report.html").read_text()
 
 
 def test_a_model_audited_against_itself_shows_nothing(cli: Cli, audited: Path, root: Path, tmp_path: Path) -> None:
@@ -216,7 +240,7 @@ def test_models_that_do_not_belong_together_are_refused(cli: Cli, root: Path, tm
         ({"judge": "csv:bare.csv"}, "bare.csv: base and tuned have the same answer ids, so the table needs a column text"),
         ({"questions": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"workers": 0}, "0 workers cannot work"),
-        ({"dictionary": "nowhere"}, "nowhere has no manifest.json"),
+        ({"dictionary": "nowhere"}, "nowhere: no dictionary there; give a Dictionary artifact, a published one, or ORG/NAME@REVISION:PATH"),
     ],
 )
 def test_mistakes_are_said_in_one_line(

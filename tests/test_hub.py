@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 import small_models
 from conftest import ROOT, Ended
 from personascope import auditing
-from personascope.artifact import Model
+from personascope.artifact import Dictionary, Model
 from personascope.backends import hub, models
 from personascope.backends.inspect_model import Options
 from personascope.backends.judging import Judge
@@ -190,7 +191,8 @@ class Shelf(BaseHTTPRequestHandler):
             held = {"id": "org/tiny", "sha": FIRST, "siblings": [], "tags": [], "private": False}
             return self.said(200 if known else 404, json.dumps(held).encode(), {} if known else {"X-Error-Code": "RevisionNotFound"})
         if kind == "tree":
-            files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in self.folder.iterdir()]
+            held = [p for p in self.folder.rglob("*") if p.is_file()]
+            files = [{"type": "file", "path": str(p.relative_to(self.folder)), "size": p.stat().st_size, "oid": p.name} for p in held]
             return self.said(200, json.dumps(files).encode(), {})
         name = rest.partition("/")[2]
         return self.said(200, (self.folder / name).read_bytes(), {"ETag": f'"{name}"', "X-Repo-Commit": FIRST})
@@ -221,11 +223,13 @@ def shelf(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def adopted(place: Path, name: str, out: str, endpoint: str, offline: str = "0") -> "subprocess.CompletedProcess[str]":
-    """`personascope adopt` in a process with a cache of its own."""
+def adopted(
+    place: Path, name: str, out: str, endpoint: str, offline: str = "0", stage: str = "adopt"
+) -> "subprocess.CompletedProcess[str]":
+    """`personascope adopt`, or another stage, in a process with a cache of its own."""
     names = {"HF_ENDPOINT": endpoint, "HF_HOME": str(place / "home"), "HF_HUB_OFFLINE": offline, "PYTHONPATH": str(ROOT)}
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")} | names
-    command = [sys.executable, "-m", "personascope", "adopt", str(place / out), "--path", name]
+    command = [sys.executable, "-m", "personascope", stage, str(place / out), "--path", name]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -241,6 +245,25 @@ def test_a_download_pins_what_it_downloads_and_is_not_repeated(shelf: tuple[str,
     assert ended.returncode == 0, ended.stderr
     assert Model(tmp_path / "b").identity == made.identity
     assert asked == []
+
+
+def test_a_dictionary_is_one_part_of_a_repository(shelf: tuple[str, list[str]], tmp_path: Path) -> None:
+    endpoint, asked = shelf
+    for name in ("layers.3", "layers.4"):
+        shutil.copytree(ROOT / "tests" / "data" / "dictionaries" / "sparsify" / "layers.3", tmp_path / "shelf" / "saes" / name)
+    ended = adopted(tmp_path, "org/tiny@main:saes/layers.3", "a", endpoint, stage="borrow")
+    assert ended.returncode == 0, ended.stderr
+    made = Dictionary(tmp_path / "a")
+    assert made.json("cfg.json")["metadata"] == {"site": "block:3", "format": "sparsify", "origin": f"org/tiny@{FIRST}:saes/layers.3"}
+    fetched = {path.partition("/resolve/")[2].partition("/")[2] for path in asked if "resolve" in path}
+    assert fetched == {"saes/layers.3/cfg.json", "saes/layers.3/sae.safetensors", "saes/layers.3/expected.safetensors"}
+    asked.clear()
+    ended = adopted(tmp_path, f"org/tiny@{FIRST}:saes/layers.3/sae.safetensors", "b", endpoint, offline="1", stage="borrow")
+    assert ended.returncode == 0, ended.stderr
+    assert asked == []
+    ended = adopted(tmp_path, "org/tiny@main:saes/layers.9", "c", endpoint, stage="borrow")
+    assert ended.returncode == 1
+    assert "no saes/layers.9 in it" in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

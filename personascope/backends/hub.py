@@ -60,8 +60,8 @@ def snapshot(name: str, revision: str, part: str = "") -> Path:
     where = f"{name}@{revision}"
     wanted = {"allow_patterns": [f"*{end}" for end in FOLDER_FILES], "ignore_patterns": ["*/*"]}
     if part:
-        kinds = (*WEIGHT_FILES, ".json")
-        wanted = {"allow_patterns": [part, f"{part.rpartition('/')[0] or '.'}/*.json", *(f"{part}/*{end}" for end in kinds)]}
+        beside = [f"{part.rpartition('/')[0]}/*.json".lstrip("/")] if part.endswith(WEIGHT_FILES) else []
+        wanted = {"allow_patterns": [part, *beside, *(f"{part}/*{end}" for end in (*WEIGHT_FILES, ".json"))]}
     try:
         folder = Path(snapshot_download(name, revision=revision, **wanted))
     except errors.GatedRepoError:

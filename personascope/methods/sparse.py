@@ -4,6 +4,7 @@ Letters: n tokens, d width of the residual stream, m latents (width of the dicti
 A TopK encoder's forward is the only dense product; decoding and every gradient touch k of m latents.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Explained(NamedTuple):
     """Latents above zero, summed over tokens."""
 
 
-class SparseAutoencoder(nn.Module):
+class SparseAutoencoder(nn.Module, ABC):
     """x_hat = W_dec f(W_enc (x - b_pre) + b_enc) + b_pre; a subclass says f, which leaves few latents above zero.
 
     Both weights are (m, d). Training happens in units of `scale`, kept apart so that `fold_scale` can take it out.
@@ -62,9 +63,9 @@ class SparseAutoencoder(nn.Module):
         """What f chooses from; a silent latent has a gradient here."""
         return F.linear(x * self.scale - self.b_pre, self.W_enc, self.b_enc)
 
+    @abstractmethod
     def encode(self, x: X) -> Z:
         """Dense z (*n, m), zero where a latent is not active."""
-        raise NotImplementedError
 
     def decode(self, z: Z) -> X:
         """Reconstruction of x from dense z."""
