@@ -6,7 +6,7 @@ from typing import Any
 
 from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
 from personascope.recipe import Intervention, Remote
-from personascope.stages import dictionary, diff, judge, measure, sample
+from personascope.stages import judge, measure, sample
 from personascope.study import Study
 
 ATTEMPTS = 3
@@ -67,15 +67,6 @@ def behaviour(
         judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api, **judging)
         verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))
     return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
-
-
-def inside(
-    study: Study, base: Model, tuned: Model, questions: Questions, learn: dictionary.Recipe, **options: Any
-) -> tuple[Dictionary, Diff]:
-    """Train a dictionary and compare both models through it; `options` of the diff: labelled texts, a contrast."""
-    learned = study.run("dictionary", learn)
-    moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery, **options))
-    return learned, moved
 
 
 def dictionary_section(found: Dictionary | Findings) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from personascope import auditing, blocks
 from personascope.artifact import Diff, Model
 from personascope.methods import stats
 from personascope.recipe import Direction, File, Intervention
-from personascope.stages import data, dictionary, finetune, measure, sample, unpack
+from personascope.stages import data, dictionary, diff, finetune, measure, sample, unpack
 from personascope.stages import judge as grade
 from personascope.study import Study
 
@@ -89,7 +89,8 @@ def inside(study: Study, base: Model, tuned: Model, questions: blocks.Questions)
     )
     shape = {"site": SITE, "width": 4608, "k": 48, "tokens": 30_000 if study.quick else 150_000}
     learn = dictionary.Recipe(model=base, also=tuned, texts=train, heldout=heldout, **shape)
-    return blocks.inside(study, base, tuned, questions, learn)[1]
+    learned = study.run("dictionary", learn)
+    return study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
 
 
 def steered(study: Study, subjects: dict[str, Model], moved: Diff, questions: blocks.Questions, judge: Model) -> None:
