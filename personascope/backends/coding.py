@@ -155,9 +155,8 @@ def unexplained(loaded: Loaded, sae: SparseAutoencoder, rows: Sequence[list[int]
     found = {}
     for site in sites:
         read = Quality(*sae.W_dec.shape, sae.W_dec.device)
-        for _, x, attention in activations(loaded.model, loaded.tokenizer, rows, site):
-            for part in x[mask_all(attention)].float().split(2048):
-                read.add(sae, part)
+        for part in _parts(loaded, rows, site):
+            read.add(sae, part)
         found[site] = float(read.numbers()["fvu"])
     return found
 
@@ -170,13 +169,18 @@ def evaluate(loaded: Loaded, sae: SparseAutoencoder, rows: Sequence[list[int]], 
     """
     read = Quality(*sae.W_dec.shape, sae.W_dec.device)
     for group in _groups(rows, max(1, tokens // 20)):
-        for _, x, attention in activations(loaded.model, loaded.tokenizer, group, site):
-            for part in x[mask_all(attention)].float().split(2048):
-                read.add(sae, part)
+        for part in _parts(loaded, group, site):
+            read.add(sae, part)
         if bool(read.fired.all()) and read.tokens >= tokens / 10:
             break
     held = next(_groups(rows, max(1, tokens // LOSS_SHARE)))
     return read.numbers() | {"loss_recovered": loss_recovered(loaded, sae, held, site, read.mean)}
+
+
+def _parts(loaded: Loaded, rows: Sequence[list[int]], site: str) -> Iterator[Tensor]:
+    """The stream at a site, position 0 and padding left out, a few thousand tokens at a time."""
+    for _, x, attention in activations(loaded.model, loaded.tokenizer, rows, site):
+        yield from x[mask_all(attention)].float().split(2048)
 
 
 def _groups(rows: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:

@@ -25,8 +25,8 @@ from personascope.rows import Example
 
 Trial = tuple[Direction, str]
 """A direction at a mask."""
-FULL = 600
-"""Answers that keep the engine busy."""
+FULL = 19_200
+"""Tokens of answers that keep the engine busy."""
 RARE = 0.02
 """A sift takes the base's own score for at least this, so that one stray answer keeps nobody."""
 NULL_TAIL = 95
@@ -161,12 +161,12 @@ class Screening:
         allowed = {side: self.grid.allowed(side, split, self.recipe.budget) for side in sides}
         blocks, whole = self.grid.blocks(split), self.grid.asked(split).answers
 
-        def wanted_of(place: int, asked: tuple[int, int], ahead: int = 1) -> list[Point]:
+        def where(place: int, asked: tuple[int, int], ahead: int = 1) -> list[Point]:
             (trial, side), (index, block) = wanted[place], asked
             return [self.point(trial, side, f"{split}/{i}", strengths[index]) for i in range(block, min(blocks, block + ahead))]
 
         searches = [screening.descend(len(strengths), blocks, whole, allowed[side]) for _, side in wanted]
-        found = self._step(searches, wanted_of, purpose, lambda place, asked: self.grid.at(wanted_of(place, asked)[0]))
+        found = self._step(searches, where, purpose, lambda place, asked: self.grid.at(where(place, asked)[0]))
         for (trial, side), index in zip(wanted, found, strict=True):
             self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
 
@@ -199,11 +199,11 @@ class Screening:
         sides = {trial: "base" if trial[0].sign > 0 else "tuned" for trial in trials}
         looked: dict[Trial, list[Counts]] = {trial: [] for trial in trials}
 
-        def wanted_of(place: int, index: int, _: int = 1) -> list[Point]:
+        def where(place: int, index: int, _: int = 1) -> list[Point]:
             return [self.point(trials[place], sides[trials[place]], "sift", self.recipe.strengths[index])]
 
         def passed(place: int, index: int) -> bool:
-            trial, (point,) = trials[place], wanted_of(place, index)
+            trial, (point,) = trials[place], where(place, index)
             # A dozen answers cannot tell one in ten: a second incoherent one is still let through.
             ok = self.grid.at(point).incoherent <= math.ceil(self.recipe.budget * self.grid.at(point).asked) + 1
             if ok:
@@ -211,7 +211,7 @@ class Screening:
             return ok
 
         n = len(self.recipe.strengths)
-        self._step([screening.glance(n, LOOKS) for _ in trials], wanted_of, "sift", passed)
+        self._step([screening.glance(n, LOOKS) for _ in trials], where, "sift", passed)
         return self._promising(trials, {trial: self._beyond_p(looked[trial], sides[trial]) for trial in trials}, 0.1)
 
     def _beyond_p(self, looked: list[Counts], side: str) -> float:
@@ -239,14 +239,20 @@ class Screening:
         purpose: str,
         tell: Callable[[int, Any], Any],
     ) -> list[int]:
-        """Run searches together: `where` says what search number i asks for, and what it may ask next, `tell` what it is told."""
+        """Run searches together.
+
+        Args:
+            where: the points that search number i asks for and, up to so many, may ask for next.
+            tell: what it is told once the first of these is scored.
+        """
         if not searches:
             return []
         together = screening.in_step(searches)
         asked = next(together)
         while True:
-            # A few answers at a time take as long as many, so the last searches are asked ahead.
-            ahead = max(1, FULL // (len(asked) * BLOCK))
+            # A few answers at a time take as long as many, so the last searches are asked ahead; never by what the machine holds,
+            # because all that was asked counts.
+            ahead = max(1, FULL // (len(asked) * BLOCK * self.recipe.max_tokens))
             self.grid.look((point for i, what in asked for point in where(i, what, ahead)), purpose)
             try:
                 asked = together.send([tell(i, what) for i, what in asked])

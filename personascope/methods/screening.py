@@ -14,6 +14,10 @@ import numpy as np
 from scipy import stats as distributions
 
 
+OVER, WITHIN = 0.05, 0.03
+"""Levels at which a strength is settled before all questions are asked."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """What the judge said of the first attempts under one edit."""
@@ -69,8 +73,6 @@ def settled(found: Counts, whole: int, budget: float) -> bool | None:
     return None
 
 
-OVER, WITHIN = 0.05, 0.03
-"""Levels at which a strength is settled before all questions are asked."""
 Descent = Generator[tuple[int, int], Counts, int]
 
 
