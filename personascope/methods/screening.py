@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from scipy import stats as distributions
 
-
 OVER, WITHIN = 0.05, 0.03
 """Levels at which a strength is settled before all questions are asked."""
 
