@@ -146,7 +146,7 @@ def test_a_matrix_needs_a_row_where_no_block_says_it(files: dict[str, File]) -> 
 def test_files_that_are_no_vectors_are_refused_and_code_is_not_run(files: dict[str, File], name: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_tensors(Path(files[name].path))
-    with pytest.raises(DataError, match=r"read from .safetensors and .pt"):
+    with pytest.raises(DataError, match=r"read from \.safetensors, \.pt and \.pth"):
         read_tensors(Path("x.npy"))
 
 
