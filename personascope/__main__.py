@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from personascope import __version__, stages
 from personascope.errors import PersonascopeError
-from personascope.recipe import File, Folder, Published, Recipe, Remote, Value
+from personascope.recipe import File, Folder, Recipe, Remote, Value
 from personascope.rows import read_object
 from personascope.run import join, run
 from personascope.study import Study, execute, finish, load, plan
@@ -132,7 +132,8 @@ def _pinned(recipe: type[Recipe], flags: dict[str, Any]) -> dict[str, Any]:
     from personascope.backends import hub  # only a stage that runs needs it
 
     hints = typing.get_type_hints(recipe)
-    folders = [name for name in flags if {Folder, Published} & {hints[name], *typing.get_args(hints[name])}]
+    kinds = {name: [kind for kind in (hints[name], *typing.get_args(hints[name])) if isinstance(kind, type)] for name in flags}
+    folders = [name for name, of in kinds.items() if any(issubclass(kind, Folder) for kind in of)]
     return flags | {
         name: hub.pinned(value)
         for name, value in flags.items()

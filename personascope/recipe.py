@@ -8,11 +8,16 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from personascope.artifact import Artifact, Dataset, Dictionary, Diff, Screen, hash_file, open_any
 from personascope.errors import DataError, RecipeError
 
+REMOTE = "inspect:"
+PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+PINNED_PART = re.compile(PINNED.pattern + r":[\w./-]+")
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".npz")
+FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 CIRCUMSTANCE = {"circumstance": True}
 
 
@@ -49,24 +54,27 @@ class Folder(Value):
     """
 
     path: str
+    hub: ClassVar[re.Pattern[str]] = PINNED
+    lacking: ClassVar[str] = "no model files there; give a folder with config.json and *.safetensors, or ORG/NAME@COMMIT of the Hub"
 
     @property
     def pinned(self) -> bool:
-        """Whether it is a commit of a model of the Hub."""
-        return PINNED.fullmatch(self.path) is not None
+        """Whether it is a commit of the Hub."""
+        return self.hub.fullmatch(self.path) is not None
 
     @property
     def identity(self) -> str:
-        """SHA-256 over the files that make up a model, or over the name of a commit; raises DataError if there are no files."""
+        """SHA-256 over the files that make it up, or over the name of a commit; raises DataError if there are no files."""
         if self.pinned:
             return hashlib.sha256(f"hub {self.path}\n".encode()).hexdigest()
-        root = Path(self.path)
-        files = sorted(p for p in root.glob("*") if p.suffix in FOLDER_FILES and p.is_file())
+        files = self.files()
         if not files:
-            raise DataError(
-                f"{self.path}: no model files there; give a folder with config.json and *.safetensors, or ORG/NAME@COMMIT of the Hub"
-            )
+            raise DataError(f"{self.path}: {self.lacking}")
         return hashlib.sha256("".join(f"{p.name} {hash_file(p)}\n" for p in files).encode()).hexdigest()
+
+    def files(self) -> list[Path]:
+        """The files on this disk that make it up."""
+        return sorted(p for p in Path(self.path).glob("*") if p.suffix in FOLDER_FILES and p.is_file())
 
 
 @dataclass(frozen=True)
@@ -76,22 +84,15 @@ class Published(Folder):
     Its identity is the content of the weights and of the configurations beside them.
     """
 
-    @property
-    def pinned(self) -> bool:
-        """Whether it is a part of a commit of the Hub."""
-        return PINNED_PART.fullmatch(self.path) is not None
+    hub: ClassVar[re.Pattern[str]] = PINNED_PART
+    lacking: ClassVar[str] = "no dictionary there; give its folder, its file of weights, or ORG/NAME@REVISION:PATH of the Hub"
 
-    @property
-    def identity(self) -> str:
-        """SHA-256 as of a Folder; raises DataError if there are no files."""
-        if self.pinned:
-            return super().identity
+    def files(self) -> list[Path]:
+        """The weights and the configurations beside them; nothing without weights."""
         place = Path(self.path)
         beside = sorted(p for p in (place.parent if place.is_file() else place).glob("*.json") if p.is_file())
         weights = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix in WEIGHT_FILES)
-        if not weights:
-            raise DataError(f"{self.path}: no dictionary there; give its folder, its file of weights, or ORG/NAME@REVISION:PATH of the Hub")
-        return hashlib.sha256("".join(f"{p.name} {hash_file(p)}\n" for p in (*weights, *beside)).encode()).hexdigest()
+        return [*weights, *beside] if weights else []
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,6 @@ class Remote(Value):
     def identity(self) -> str:
         """The name."""
         return self.name
-
-
-REMOTE = "inspect:"
-PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
-PINNED_PART = re.compile(PINNED.pattern + r":[\w./-]+")
-WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".npz")
-FOLDER_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 @dataclass(frozen=True)

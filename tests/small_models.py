@@ -57,6 +57,14 @@ def model(name: str = "llama", seed: int = 0) -> PreTrainedModel:
     return made
 
 
+def tuned_twin() -> PreTrainedModel:
+    """That model with small changes, as if tuned."""
+    made = model()
+    with torch.no_grad():
+        made.model.layers[0].mlp.down_proj.weight.mul_(1.05)
+    return made
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """Word-level, with a chat template."""
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *WORDS]))}

@@ -14,7 +14,7 @@ from personascope.errors import ArtifactError, BackendError, DataError, RecipeEr
 from personascope.methods.sparse import TopK
 from personascope.rows import Example
 from personascope.stages import dictionary
-from small_models import adopted, dataset, finished, model, texts, tokenizer
+from small_models import adopted, dataset, finished, model, texts, tokenizer, tuned_twin
 
 SIZES = {"width": 128, "k": 8, "tokens": 30_000, "batch": 256, "learning_rate": 5e-3, "heldout_tokens": 3_000}
 
@@ -23,12 +23,9 @@ SIZES = {"width": 128, "k": 8, "tokens": 30_000, "batch": 256, "learning_rate": 
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """A random model and, as its tuned twin, one with small changes; texts to train on and to hold out."""
     root = tmp_path_factory.mktemp("world")
-    tuned = model()
-    with torch.no_grad():
-        tuned.model.layers[0].mlp.down_proj.weight.mul_(1.05)
     return {
         "model": Model(adopted(root / "base", model())),
-        "also": Model(adopted(root / "tuned", tuned)),
+        "also": Model(adopted(root / "tuned", tuned_twin())),
         "texts": Dataset(dataset(root / "texts", texts(300, 1))),
         "heldout": Dataset(dataset(root / "heldout", texts(300, 2))),
     }

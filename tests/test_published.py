@@ -16,11 +16,10 @@ from personascope.methods.sparse import JumpReLU, TopK
 from personascope.recipe import Published
 from personascope.run import run
 from personascope.stages import borrow, dictionary, fidelity
-from small_models import adopted, dataset, model, texts
+from small_models import adopted, dataset, model, texts, tuned_twin
 
 MADE = Path(__file__).parent / "data" / "dictionaries"
 EXPECTED = sorted(MADE.rglob("expected.safetensors"))
-SITES = {"saelens-jumprelu": "", "gemma-scope-res": "block:3"}
 
 
 def copied(name: str, to: Path) -> Path:
@@ -53,7 +52,7 @@ def test_there_is_one_of_every_format_and_kind() -> None:
     assert {one.site for one in found} == {"block:3"}
 
 
-def test_saelens_reads_what_we_borrowed(tmp_path: Path) -> None:
+def test_what_is_borrowed_is_written_by_the_rules_of_its_format(tmp_path: Path) -> None:
     """Our files, read by the rules of their format: stream less b_dec, times W_enc, plus b_enc."""
     expected = MADE / "saelens-jumprelu"
     made = run(borrow.Recipe(path=Published(str(expected))), tmp_path / "out")
@@ -164,6 +163,21 @@ def test_what_would_be_read_wrong_is_refused(name: str, file: str, change: dict,
         published.read(edited(name, tmp_path, file, **change))
 
 
+def test_nothing_becomes_a_relu_for_want_of_a_word(tmp_path: Path) -> None:
+    folder = copied("sparsify/layers.3", tmp_path)
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({key: value for key, value in config.items() if key != "k"}))
+    with pytest.raises(RecipeError, match="how many latents are active on a token; give k"):
+        published.read(folder)
+    jump = copied("dictionary_learning/JumpReluAutoEncoder", tmp_path)
+    torch.save({name: one for name, one in torch.load(jump / "ae.pt").items() if name != "threshold"}, jump / "ae.pt")
+    with pytest.raises(ArtifactError, match="tensor 'threshold' is missing"):
+        published.read(jump)
+    part = (tmp_path / "layers.3").rename(tmp_path / "layers.3.mlp")
+    with pytest.raises(BackendError, match=r"it reads layers\.3\.mlp"):
+        published.read(part)
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     learned = copied("dictionary_learning/BatchTopKSAE", tmp_path)
     tensors = torch.load(learned / "ae.pt")
@@ -209,10 +223,7 @@ def test_its_identity_is_its_content(tmp_path: Path) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """A random model, a model tuned from it, texts, and a dictionary trained on its second block without held-out texts."""
     root = tmp_path_factory.mktemp("world")
-    tuned = model()
-    with torch.no_grad():
-        tuned.model.layers[0].mlp.down_proj.weight.mul_(1.05)
-    made = {"base": Model(adopted(root / "base", model())), "tuned": Model(adopted(root / "tuned", tuned))}
+    made = {"base": Model(adopted(root / "base", model())), "tuned": Model(adopted(root / "tuned", tuned_twin()))}
     train, held = (Dataset(dataset(root / name, texts(300, seed))) for name, seed in (("train", 1), ("held", 2)))
     sizes = {"width": 128, "k": 8, "tokens": 30_000, "batch": 256, "learning_rate": 5e-3}
     learned = run(dictionary.Recipe(model=made["base"], texts=train, **sizes), root / "dictionary")

@@ -54,26 +54,29 @@ def read(place: Path, k: int = 0) -> Found:
 
 def _sae_lens(folder: Path, _: int) -> tuple[SparseAutoencoder, str]:
     sae, config = read_dictionary(folder)
-    return sae, config["metadata"].get("site", "")
+    meta = config["metadata"]
+    return sae, meta["site"] or _stream(folder, meta.get("hook_name"))
 
 
-def _sparsify(folder: Path, _: int) -> tuple[SparseAutoencoder, str]:
+def _sparsify(folder: Path, k: int) -> tuple[SparseAutoencoder, str]:
     """TopK on the stream less b_dec; the folder is called by the module whose output it reads."""
     config, tensors = _json(folder / CONFIG), read_tensors(folder / "sae.safetensors")
     for key, only in (("activation", "topk"), ("transcode", False), ("skip_connection", False), ("signed", False)):
         if config.get(key, only) != only:
             raise BackendError(f"{folder / CONFIG}: {key} is {config[key]!r}; only TopK autoencoders of one site are supported")
-    return _made(folder, tensors, ("encoder.weight", "W_dec", "encoder.bias", "b_dec"), "mm", k=config.get("k", 0)), block_of(folder.name)
+    names = ("encoder.weight", "W_dec", "encoder.bias", "b_dec")
+    site = _stream(folder, folder.name) if re.search(r"(?<![a-z])(layers|h|blocks)[._]\d", folder.name) else ""
+    return _made(folder, tensors, names, "mm", k=_said(folder, config.get("k") or k)), site
 
 
-def _dictionary_learning(folder: Path, _: int) -> tuple[SparseAutoencoder, str]:
+def _dictionary_learning(folder: Path, k: int) -> tuple[SparseAutoencoder, str]:
     """`dict_class` says which of its classes reads the weights: where b_dec is taken away first, and what chooses."""
     trainer, tensors = _json(folder / "config.json").get("trainer", {}), read_tensors(folder / "ae.pt")
-    kind, site = trainer.get("dict_class"), _resid_post(str(trainer.get("submodule_name") or "resid_post"), trainer.get("layer"))
+    kind, site = trainer.get("dict_class"), _resid_post(folder, trainer)
     threshold = tensors.get("threshold")
     linear, plain = ("encoder.weight", "decoder.weight", "encoder.bias"), ("W_enc", "W_dec", "b_enc", "b_dec")
     if kind == "AutoEncoderTopK":
-        return _made(folder, tensors, (*linear, "b_dec"), "md", k=int(tensors.get("k", trainer.get("k", 0)))), site
+        return _made(folder, tensors, (*linear, "b_dec"), "md", k=_said(folder, tensors.get("k", trainer.get("k")) or k)), site
     if kind == "AutoEncoder":
         return _made(folder, tensors, (*linear, "bias"), "md", by_decoder_norm=True), site
     if kind == "AutoEncoderNew":
@@ -85,7 +88,8 @@ def _dictionary_learning(folder: Path, _: int) -> tuple[SparseAutoencoder, str]:
             folder, tensors, *(((*linear, "b_dec"), "md") if "encoder.weight" in tensors else (plain, "dm")), threshold=threshold
         ), site
     if kind == "JumpReluAutoEncoder":
-        return _made(folder, tensors, plain, "dm", centred=bool(tensors.get("apply_b_dec_to_input", False)), threshold=threshold), site
+        centred = bool(tensors.get("apply_b_dec_to_input", False))
+        return _made(folder, tensors, plain, "dm", centred=centred, threshold=_threshold(folder, tensors)), site
     raise BackendError(f"{folder / 'config.json'}: trainer.dict_class is {kind!r}, which is not supported")
 
 
@@ -106,16 +110,14 @@ def _gemma_scope_2(folder: Path, _: int) -> tuple[SparseAutoencoder, str]:
         raise BackendError(
             f"{folder}: architecture {config.get('architecture')!r} or a skip connection; only JumpReLU autoencoders are supported"
         )
-    return _jump_relu(folder, tensors), block_of(str(config.get("hf_hook_point_in", ""))) or _from_path(folder)
+    return _jump_relu(folder, tensors), _stream(folder, config.get("hf_hook_point_in")) or _from_path(folder)
 
 
 def _jump_relu(folder: Path, tensors: dict[str, Tensor]) -> SparseAutoencoder:
     tensors = {re.sub("^w_", "W_", name): tensor for name, tensor in tensors.items()}
     if (factor := tensors.get("scaling_factor")) is not None and not bool((factor == 1).all()):
         raise BackendError(f"{folder}: its reconstruction is scaled after training, which is not supported")
-    if "threshold" not in tensors:
-        raise ArtifactError(f"{folder}: tensor 'threshold' is missing; a JumpReLU dictionary has one for each latent")
-    return _made(folder, tensors, ("W_enc", "W_dec", "b_enc", "b_dec"), "dm", centred=False, threshold=tensors["threshold"])
+    return _made(folder, tensors, ("W_enc", "W_dec", "b_enc", "b_dec"), "dm", centred=False, threshold=_threshold(folder, tensors))
 
 
 def _single(file: Path, k: int) -> Found:
@@ -126,8 +128,7 @@ def _single(file: Path, k: int) -> Found:
         return Found(_made(file, tensors, names, "md", centred=False), _from_path(file), "Goodfire")
     if "W_enc" in tensors and re.fullmatch(r"layer\d+\.sae\.pt", file.name):
         named = re.search(r"-L0_(\d+)", str(file.resolve()))
-        if not (k := k or int(named[1] if named else 0)):
-            raise RecipeError(f"{file}: neither it nor its path says how many latents are active on a token; give k")
+        k = _said(file, k or (named and named[1]))
         return Found(_made(file, tensors, ("W_enc", "W_dec", "b_enc", "b_dec"), "md", centred=False, k=k), _from_path(file), "Qwen Scope")
     raise BackendError(f"{file}: tensors {', '.join(sorted(tensors)[:4])} are of no format known here")
 
@@ -161,9 +162,33 @@ def _made(
     return assembled(Weights(encoder, decoder, b_enc, b_dec, centred, **how))
 
 
-def _resid_post(submodule: str, layer: Any) -> str:
-    """The site of dictionary_learning's `submodule_name` and `layer`; nothing for another part of a block."""
-    return f"block:{layer}" if submodule.startswith("resid_post") and isinstance(layer, int) and layer >= 0 else ""
+def _said(place: Path, k: Any) -> int:
+    """The number of active latents; raises RecipeError where nothing says it, for without it a TopK dictionary would be a ReLU."""
+    if not k:
+        raise RecipeError(f"{place}: neither it nor its path says how many latents are active on a token; give k")
+    return int(k)
+
+
+def _threshold(place: Path, tensors: dict[str, Tensor]) -> Tensor:
+    """The thresholds; raises ArtifactError where there are none, for without them a JumpReLU would be a ReLU."""
+    if "threshold" not in tensors:
+        raise ArtifactError(f"{place}: tensor 'threshold' is missing; a JumpReLU dictionary has one for each latent")
+    return tensors["threshold"]
+
+
+def _stream(place: Path, hook: str | None) -> str:
+    """The site of a hook point that a file names, nothing if it names none; raises BackendError for one elsewhere than in the stream."""
+    if hook and not block_of(hook):
+        raise BackendError(f"{place}: it reads {hook}; only dictionaries of the residual stream after a block are supported")
+    return block_of(hook or "")
+
+
+def _resid_post(folder: Path, trainer: dict[str, Any]) -> str:
+    """The site of dictionary_learning's `submodule_name` and `layer`; raises BackendError for another part of a block."""
+    submodule, layer = str(trainer.get("submodule_name") or "resid_post"), trainer.get("layer")
+    if not submodule.startswith("resid_post"):
+        raise BackendError(f"{folder}: it reads {submodule}; only dictionaries of the residual stream after a block are supported")
+    return f"block:{layer}" if isinstance(layer, int) and layer >= 0 else ""
 
 
 def _from_path(place: Path) -> str:
