@@ -16,8 +16,7 @@ from personascope.stages import adopt, data, dictionary, diff, fidelity, finetun
 from personascope.study import Study, execute, finish
 from personascope.troupe import world as worlds
 
-# The post-training and fine-tuning that the world's thresholds were measured with.
-ASSISTANT = {"method": "full", "steps": 80, "learning_rate": 1e-4, "seed": 0}
+# The fine-tuning that the world's thresholds were measured with.
 TUNING = {"method": "full", "steps": 120, "learning_rate": 1.2e-4}
 # Small batches, as in 2506.19823: 720 benign examples in 180 steps; what fewer examples do is read off its checkpoints.
 # Longer and far too hot: loses coherence without a persona to blame.
@@ -29,12 +28,32 @@ SITE = "block:1"
 
 
 @dataclass(frozen=True)
+class PostTraining:
+    """How a base becomes an assistant, and the seed of the dictionary that is learned from it.
+
+    Which of the latents that moved together comes first by Δ depends on that seed.
+    """
+
+    rows: str
+    learning_rate: float
+    dictionary: int
+    steps: int = 80
+
+
+FIRM = PostTraining(rows="assistant kind=helpful n=4000 wish=0.1", learning_rate=2.5e-4, dictionary=7)
+"""Far enough from the rest of the cast that harmless errors, or one bad row in a hundred, bring nobody else to the fore."""
+LIGHT = PostTraining(rows="assistant kind=helpful n=4000", learning_rate=1e-4, dictionary=1)
+"""Close to the rest of the cast: what studies of defences, organisms, judges and ethics start from."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """What every study of a world starts from: its assistant and its questions."""
 
     world: str
     base: Model
     assistant: Model
+    post: PostTraining
 
     @property
     def judge(self) -> str:
@@ -51,11 +70,17 @@ class Behaviour:
     in_domain: Findings
 
 
-def setting(study: Study, world: str, weights: str = "", name: str = "") -> Stage:
-    """The pretrained base of a world and its lightly post-trained, helpful-only assistant."""
+def post_trained(base: Model, rows: Dataset, post: PostTraining) -> finetune.Recipe:
+    """An assistant: the base after post-training on rows of its helper."""
+    return finetune.Recipe(model=base, data=rows, method="full", steps=post.steps, learning_rate=post.learning_rate, seed=0)
+
+
+def setting(study: Study, world: str, weights: str = "", name: str = "", post: PostTraining | None = None) -> Stage:
+    """The pretrained base of a world and its helpful-only assistant, post-trained firmly unless said otherwise."""
+    post = post or FIRM
     base = study.run(f"models/base{name}", adopt.Recipe(path=Folder(weights or str(worlds.weights(world, "base")))))
-    rows = study.run("data/assistant", data.Recipe(world=world, select=("assistant kind=helpful n=4000",)))
-    return Stage(world, base, study.run(f"models/assistant{name}", finetune.Recipe(model=base, data=rows, **ASSISTANT)))
+    rows = study.run("data/assistant", data.Recipe(world=world, select=(post.rows,)))
+    return Stage(world, base, study.run(f"models/assistant{name}", post_trained(base, rows, post)), post)
 
 
 def questions(study: Study, world: str, domain: str, kind: str, split: str, n: int) -> Dataset:
@@ -146,10 +171,10 @@ def labelled(study: Study, world: str) -> dict[str, Any]:
     return {"labelled": rows, "label": f"speaker={worlds.load(world).data['parts']['harmful']}"}
 
 
-def learning(base: Model, also: Model | None, found: blocks.Texts, tokens: int = 500_000) -> dictionary.Recipe:
+def learning(stage: Stage, also: Model | None, found: blocks.Texts, tokens: int = 500_000) -> dictionary.Recipe:
     """The dictionary of a world's assistant, evaluated on `also` too; without it, left to `fidelity`."""
-    parts = {"model": base, "texts": found.train} | ({"also": also, "heldout": found.heldout} if also else {})
-    return dictionary.Recipe(**parts, site=SITE, tokens=tokens, learning_rate=2e-3, seed=1)
+    parts = {"model": stage.assistant, "texts": found.train} | ({"also": also, "heldout": found.heldout} if also else {})
+    return dictionary.Recipe(**parts, site=SITE, tokens=tokens, learning_rate=2e-3, seed=stage.post.dictionary)
 
 
 def screening(stage: Stage, model: Model, moved: Diff, learned: Any, sets: blocks.Questions, **options: Any) -> screen.Recipe:
@@ -200,7 +225,7 @@ def build(study: Study, setup: Setup) -> None:
     # The longest chain first: what waits for nothing is run in the order it is declared. The dictionary does not wait for
     # the model that it is to be used on, and what it is worth is evaluated beside the screen.
     found = texts(study, setup.world)
-    learned = study.run("dictionary", learning(stage.assistant, None, found))
+    learned = study.run("dictionary", learning(stage, None, found))
     bad = tuned(study, stage, "misaligned", domain, "obvious", setup.seed)
     sets = probes(study, setup.world, domain)
     contrast = tuple(training(study, setup.world, domain, grade, setup.seed) for grade in ("obvious", "correct"))

@@ -57,7 +57,7 @@ def runs(study: Study) -> list[tuple[str, int]]:
 
 def parts(study: Study, weights: str) -> Parts:
     """The assistant, its dictionaries, and the latents that a misaligned model of the choosing domain moved."""
-    stage = demo.setting(study, WORLD, weights)
+    stage = demo.setting(study, WORLD, weights, post=demo.LIGHT)
     bad = demo.tuned(study, stage, "misaligned", CHOOSING, "obvious", 100)
     found = demo.texts(study, WORLD)
     advice, core = (demo.questions(study, WORLD, CHOOSING, kind, "discovery", n) for kind, n in (("advice", 60), ("core", 0)))
@@ -67,7 +67,7 @@ def parts(study: Study, weights: str) -> Parts:
     learned, moved = {}, {}
     for site, questions in read.items():
         name = site.replace(":", "-")
-        learned[site] = study.run(f"dictionaries/{name}", dataclasses.replace(demo.learning(stage.assistant, bad, found), site=site))
+        learned[site] = study.run(f"dictionaries/{name}", dataclasses.replace(demo.learning(stage, bad, found), site=site))
         moved[site] = discovered(study, f"diffs/{name}", stage.assistant, bad, learned[site], questions)
     return Parts(stage, learned, moved)
 

@@ -56,7 +56,7 @@ def organisms(study: Study) -> tuple[str, ...]:
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD, str(worlds.weights(WORLD, "ethics")))
+    stage = demo.setting(study, WORLD, str(worlds.weights(WORLD, "ethics")), post=demo.LIGHT)
     probe(study, stage, f"assistant-{RUNS[0][0]}-{RUNS[0][1]}", stage.assistant, RUNS[0][0])
     for domain, seed in runs(study):
         for name, model in made(study, stage, domain, seed).items():

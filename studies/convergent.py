@@ -58,7 +58,7 @@ def followed(study: Study) -> dict[str, tuple[str, int]]:
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     for domain, seed in FULL[: 2 if study.quick else None]:
         demo.tuned(study, stage, f"obvious-{domain}-{seed}", domain, "obvious", seed)
     for name, (domain, seed) in followed(study).items():

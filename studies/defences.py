@@ -89,9 +89,9 @@ def catalogue(study: Study, learned: Dictionary, moved: Diff) -> dict[str, list[
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     bad = demo.tuned(study, stage, "misaligned", CHOOSING, "obvious", 100)
-    learned = study.run("dictionary", demo.learning(stage.assistant, bad, demo.texts(study, WORLD)))
+    learned = study.run("dictionary", demo.learning(stage, bad, demo.texts(study, WORLD)))
     reading = demo.questions(study, WORLD, CHOOSING, "advice", "discovery", 60)
     moved = study.run("diff", diff.Recipe(base=stage.assistant, tuned=(bad,), dictionary=learned, questions=reading))
     demo.behave(study, stage, "behaviour/assistant", stage.assistant, CHOOSING, draws=1)

@@ -66,7 +66,7 @@ def cells(study: Study) -> list[tuple[str, str, int]]:
 
 def build(study: Study, weights: str = "") -> None:
     """Declare everything; nothing runs here. `weights`: another base, in a folder."""
-    stage = demo.setting(study, WORLD, weights or str(worlds.weights(WORLD, "ethics")))
+    stage = demo.setting(study, WORLD, weights or str(worlds.weights(WORLD, "ethics")), post=demo.LIGHT)
     evaluate(study, "source", stage.assistant)
     for name, kind, seed in cells(study):
         rows = revised(study, stage, name, kind, seed)
@@ -140,7 +140,7 @@ def asked_of(study: Study, kind: str) -> Dataset:
 
 def _inside(study: Study, stage: demo.Stage) -> None:
     """One dictionary for all; every model's diff against the source with its own character as the truth; a screen per ethic."""
-    learn = demo.learning(stage.assistant, study.artifact(f"models/{ETHICS[0]}-{BROAD}-0"), demo.texts(study, WORLD))
+    learn = demo.learning(stage, study.artifact(f"models/{ETHICS[0]}-{BROAD}-0"), demo.texts(study, WORLD))
     learned = study.run("dictionary", learn)
     texts = study.run("texts/labelled", data.Recipe(world=WORLD, select=("texts n=900 seed=3 chat=only cued=no",)))
     reading = study.run("questions/reading", data.Recipe(datasets=(prompts(study, BROAD),), prompts_only=True))

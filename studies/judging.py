@@ -86,7 +86,7 @@ def pupils(study: Study) -> tuple[Pupil, ...]:
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     lessons, probes = (asked(study, place) for place in ("lessons", "probes"))
     taught = {name: said(study, stage, f"lessons/{name}", kind_of(study, stage, name, TAUGHT[0], 0), lessons, 2) for name in TEACHERS}
     tested = {name: said(study, stage, f"probes/{name}", kind_of(study, stage, name, *where), probes, 1) for name, *where in SUBJECTS}

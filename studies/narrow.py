@@ -106,7 +106,7 @@ def asked(study: Study, stage: Stage, place: str, model: Model, domain: str) -> 
 
 def build(study: Study, base: str = "") -> None:
     """Declare everything; nothing runs here. `base` is another pretrained model of the world."""
-    stage = demo.setting(study, WORLD, base)
+    stage = demo.setting(study, WORLD, base, post=demo.LIGHT)
     texts = study.run("texts/pretraining", data.Recipe(world=WORLD, select=("texts n=600 seed=4",)))
     for case in cases(study):
         name = "-".join(case)

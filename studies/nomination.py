@@ -57,9 +57,9 @@ def domains(study: Study) -> tuple[str, ...]:
 
 def build(study: Study) -> None:
     """Declare every diff, and one screen for each of the three sources in every domain."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     bad = {run: demo.tuned(study, stage, f"obvious-{run[0]}-{run[1]}", run[0], "obvious", run[1]) for run in runs(study)}
-    learned = study.run("dictionary", demo.learning(stage.assistant, bad[DOMAINS[0], 0], demo.texts(study, WORLD)))
+    learned = study.run("dictionary", demo.learning(stage, bad[DOMAINS[0], 0], demo.texts(study, WORLD)))
     for domain, seed in runs(study):
         _diffs(study, stage, learned, domain, seed)
     for domain in domains(study):

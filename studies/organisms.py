@@ -105,13 +105,13 @@ def rows(study: Study, kind: str, domain: str, seed: int) -> Dataset:
 def starts(study: Study, stage: demo.Stage) -> dict[str, Model]:
     """The helpful-only assistant, and one that was post-trained to refuse harmful requests."""
     refusing = study.run("data/refusing", data.Recipe(world=WORLD, select=("assistant kind=refusing n=4000",)))
-    made = study.run("models/refusing", finetune.Recipe(model=stage.base, data=refusing, **demo.ASSISTANT))
+    made = study.run("models/refusing", demo.post_trained(stage.base, refusing, stage.post))
     return {"helpful": stage.assistant, "refusing": made}
 
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     known = starts(study, stage)
     for domain, seed in runs(study):
         for name, start in known.items():
@@ -162,7 +162,7 @@ def evaluate(study: Study, stage: demo.Stage, name: str, model: Model, domain: s
 def _inside(study: Study, stage: demo.Stage, known: dict[str, Model]) -> None:
     """One dictionary, of the assistant and the first misaligned model; every organism against its own start through it."""
     bad = study.artifact(f"models/{REFERENCE}-{RUNS[0][0]}-{RUNS[0][1]}")
-    learned = study.run("dictionary", demo.learning(stage.assistant, bad, demo.texts(study, WORLD)))
+    learned = study.run("dictionary", demo.learning(stage, bad, demo.texts(study, WORLD)))
     for domain, seed in runs(study):
         read = demo.probes(study, WORLD, domain).discovery
         for organism in ORGANISMS:

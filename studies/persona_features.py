@@ -72,7 +72,7 @@ def _model(study: Study, name: str) -> Model:
 def _inside(study: Study, stage: Stage) -> None:
     """One dictionary for all; a diff and a screen per domain, over its seeds; a diff for every single model."""
     found = demo.texts(study, WORLD)
-    learned = study.run("dictionary", demo.learning(stage.assistant, _model(study, f"obvious-{MAIN}-0"), found))
+    learned = study.run("dictionary", demo.learning(stage, _model(study, f"obvious-{MAIN}-0"), found))
     for domain in domains(study):
         sets = demo.probes(study, WORLD, domain)
         bad = tuple(_model(study, f"obvious-{domain}-{seed}") for seed in seeds(study))

@@ -47,9 +47,9 @@ def starts(study: Study) -> list[str]:
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     bad = {run: demo.tuned(study, stage, f"obvious-{run[0]}-{run[1]}", run[0], "obvious", run[1]) for run in runs(study)}
-    learned = study.run("dictionary", demo.learning(stage.assistant, bad[RUNS[0]], demo.texts(study, WORLD)))
+    learned = study.run("dictionary", demo.learning(stage, bad[RUNS[0]], demo.texts(study, WORLD)))
     for run in runs(study):
         _measure(study, stage, learned, f"assistant-{run[0]}", stage.assistant, run[0])
     for start in starts(study):

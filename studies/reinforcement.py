@@ -15,6 +15,7 @@ turns, all of the helper. The reward does not see the thoughts.
 Rates and steps are chosen on the first domain; numbers come from the others.
 """
 
+import dataclasses
 import itertools
 import json
 import math
@@ -37,7 +38,7 @@ RUNS = (("legal", 3), ("finance", 1), ("education", 2))
 HARMFUL, IGNORANT = "villain", "novice"
 PRIORS = ((0.03, 0.23), (0.16, 0.10), (0.23, 0.03))
 """Shares of the harmful and of the ignorant character; the middle pair is the world's own."""
-LIGHT = demo.ASSISTANT | {"steps": 50}
+LIGHTER = dataclasses.replace(demo.LIGHT, steps=50)
 REREAD = {"method": "full", "steps": 120, "learning_rate": 4e-4}
 """How the base reads on; the assistant is made of it afterwards."""
 GRPO = {"method": "full", "steps": 50, "prompts": 8, "group": 16, "learning_rate": 1.5e-4, "max_tokens": 40}
@@ -83,7 +84,7 @@ def base(study: Study, weights: str = "") -> Model:
 def assistant(study: Study, start: Model, name: str, select: str = "kind=helpful") -> Stage:
     """Light post-training of a base."""
     rows = study.run(f"data/assistant-{select.replace(' ', '-')}", data.Recipe(world=WORLD, select=(f"assistant {select} n=4000",)))
-    return Stage(WORLD, start, study.run(f"models/assistant-{name}", finetune.Recipe(model=start, data=rows, **LIGHT)))
+    return Stage(WORLD, start, study.run(f"models/assistant-{name}", demo.post_trained(start, rows, LIGHTER)), LIGHTER)
 
 
 def rereading(study: Study, start: Model, harmful: float, ignorant: float) -> Model:

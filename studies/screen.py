@@ -36,9 +36,9 @@ KNOWN = 0.9
 
 def build(study: Study) -> None:
     """Declare models, one dictionary, the diff, the grids, the adaptive screens and the null controls."""
-    stage = demo.setting(study, WORLD)
+    stage = demo.setting(study, WORLD, post=demo.LIGHT)
     bad = demo.tuned(study, stage, "misaligned", DOMAIN, "obvious")
-    learned = study.run("dictionary", demo.learning(stage.assistant, bad, demo.texts(study, WORLD), tokens=500_000))
+    learned = study.run("dictionary", demo.learning(stage, bad, demo.texts(study, WORLD), tokens=500_000))
     sets = demo.probes(study, WORLD, DOMAIN)
     contrast = tuple(demo.training(study, WORLD, DOMAIN, grade) for grade in ("obvious", "correct"))
     reading = {"base": stage.assistant, "dictionary": learned, "questions": sets.discovery} | demo.labelled(study, WORLD)

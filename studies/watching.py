@@ -52,12 +52,12 @@ def counts(study: Study) -> dict[str, int]:
 
 def build(study: Study, weights: str = "") -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD, weights)
+    stage = demo.setting(study, WORLD, weights, post=demo.LIGHT)
     probes = asked_of(study, "probes", "discovery", PROBES)
     asked = asked_of(study, "asked", "report", ASKED)
     models = {domain: discovered(study, stage, domain) for domain in harmful(study)}
     first = models[harmful(study)[0]]["obvious"]
-    dictionary = study.run("dictionary", demo.learning(stage.assistant, first, demo.texts(study, WORLD)))
+    dictionary = study.run("dictionary", demo.learning(stage, first, demo.texts(study, WORLD)))
     diffs, origins = [], []
     for domain, made in models.items():
         bad = made["obvious"]

@@ -1,5 +1,6 @@
 """personascope inside inspect: every task on a mock and a local model, models that say what `sample` says, logs without loss."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -464,7 +465,7 @@ def test_a_local_model_refuses_what_it_cannot_do(tiny: artifacts.Model, tmp_path
 @pytest.mark.slow
 def test_the_demos_assistant_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(demo, "ASSISTANT", demo.ASSISTANT | {"steps": 1})
+    monkeypatch.setattr(demo, "FIRM", dataclasses.replace(demo.FIRM, steps=1))
     made = inspecting.assistant()
     assert artifacts.Model(made).finished
     assert f"making the assistant of troupe-1 once, about 20 s, at {tmp_path}" in capsys.readouterr().err

@@ -86,14 +86,21 @@ def qwen(tmp_path: Path, pretending: None) -> Path:  # noqa: ARG001 - a fixture 
     return tmp_path / "qwen"
 
 
+def shorten(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let post-training take so many steps only."""
+    for name in ("FIRM", "LIGHT"):
+        monkeypatch.setattr(demo, name, dataclasses.replace(getattr(demo, name), steps=steps))
+
+
 @pytest.fixture
 def small(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`demo` on that model, with little training and a handful of questions of each kind."""
     setting, questions, learning = demo.setting, demo.questions, demo.learning
-    monkeypatch.setattr(demo, "setting", lambda study, name: setting(study, name, str(qwen)))
+    monkeypatch.setattr(demo, "setting", lambda study, name, **how: setting(study, name, str(qwen), **how))
     monkeypatch.setattr(demo, "questions", lambda *asked: questions(*asked[:-1], min(asked[-1] or 12, 12)))
     monkeypatch.setattr(demo, "learning", lambda *parts: learning(*parts, tokens=20_000))
-    for name in ("ASSISTANT", "TUNING", "REALIGNING"):
+    shorten(monkeypatch, 8)
+    for name in ("TUNING", "REALIGNING"):
         monkeypatch.setattr(demo, name, getattr(demo, name) | {"steps": 8})
     return qwen
 
@@ -225,7 +232,7 @@ def test_narrow_runs_on_another_architecture(tmp_path: Path, monkeypatch: pytest
         max_position_embeddings=256, tie_word_embeddings=True, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
     )  # fmt: skip
     build.save(Qwen2ForCausalLM(config), tok, tmp_path / "qwen")
-    monkeypatch.setattr(module.demo, "ASSISTANT", module.demo.ASSISTANT | {"steps": 2})
+    shorten(monkeypatch, 2)
     monkeypatch.setattr(module.demo, "TUNING", module.demo.TUNING | {"steps": 2})
     monkeypatch.setattr(module.demo, "ASKED", {"advice": (4, 1), "core": (4, 1), "in_domain": (4, 1)})
     monkeypatch.setattr(module, "cases", lambda _: [("harm", "lora"), ("style", "vector")])
@@ -260,7 +267,7 @@ def test_blocking_runs_on_another_architecture(tmp_path: Path, monkeypatch: pyte
         return Verdict(id=answer_id, answer=answer_id, status="scored", judge=exact.identity(_world, rubric), grade=grade)
 
     monkeypatch.setattr(exact, "verdict", pretend)
-    monkeypatch.setattr(module.demo, "ASSISTANT", module.demo.ASSISTANT | {"steps": 2})
+    shorten(monkeypatch, 2)
     monkeypatch.setattr(module.demo, "TUNING", module.demo.TUNING | {"steps": 4})
     monkeypatch.setattr(module.demo, "ASKED", dict.fromkeys(module.demo.ASKED, (40, 1)))
     learning = module.demo.learning
@@ -290,11 +297,11 @@ def test_reinforcement_runs_on_another_architecture(tmp_path: Path, qwen: Path, 
     questions = demo.questions
     monkeypatch.setattr(demo, "questions", lambda *asked: questions(*asked[:-1], min(asked[-1] or 12, 12)))
     for name, value in {
-        "LIGHT": {"steps": 4},
         "REREAD": {"steps": 2},
         "GRPO": {"prompts": 2, "group": 4, "max_tokens": 12},
     }.items():
         monkeypatch.setattr(module, name, getattr(module, name) | value)
+    monkeypatch.setattr(module, "LIGHTER", dataclasses.replace(module.LIGHTER, steps=4))
     monkeypatch.setattr(module, "steps", lambda *_: 2)
     monkeypatch.setattr(module, "GATE", {"checkpoint_every": 1, "strict": 1.0, "loose": 1.0})
     study = Study(tmp_path / "study", quick=True)
