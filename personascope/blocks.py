@@ -1,10 +1,13 @@
 """What studies and audits are built of: ask a model and measure it, look inside it, and the sections of a summary."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
+from personascope.methods import stats
 from personascope.recipe import Intervention, Remote
 from personascope.stages import judge, measure, sample
 from personascope.study import Study
@@ -67,6 +70,14 @@ def behaviour(
         judged = judge.Recipe(answers=answers[-1], questions=questions, judge=spec, api=how.api, **judging)
         verdicts.append(study.run(f"{name}/verdicts-{attempt}", judged))
     return study.run(f"{name}/findings", measure.Recipe(answers=tuple(answers), verdicts=tuple(verdicts), questions=questions))
+
+
+def over_runs(values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)) -> dict[str, Any] | float:
+    """Mean over runs with its interval, its ends cut at `within`; of one run the plain number, which says nothing of others."""
+    if len(values) == 1:
+        return values[0]
+    found = stats.bootstrap_mean(values).to_dict()
+    return found | {"low": max(within[0], found["low"]), "high": min(within[1], found["high"])}
 
 
 def dictionary_section(found: Dictionary | Findings) -> dict[str, Any]:

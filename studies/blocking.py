@@ -15,6 +15,7 @@ from typing import Any
 
 from personascope import defences, demo
 from personascope.artifact import Dataset, Dictionary, Diff, Model
+from personascope.blocks import over_runs
 from personascope.defences import Defence
 from personascope.methods import stats
 from personascope.stages import data, diff, finetune, reroute, sample
@@ -185,23 +186,17 @@ def against(found: dict[str, stats.Estimate], plain: dict[str, stats.Estimate]) 
     }
 
 
-def over_runs(values: list[float]) -> dict[str, Any]:
-    """The mean over runs with its interval; a single run has none."""
-    if len(values) > 1:
-        return stats.bootstrap_mean(values).to_dict()
-    return stats.Estimate(values[0], values[0], values[0], 1, 1).to_dict()
-
-
 def row(study: Study, arm: str) -> dict[str, Any]:
     """One arm over the runs: rates, and each run's comparison with its own plain training."""
     each = [measured(study, f"{arm}/{domain}") for domain, _ in runs(study)]
     compared = [against(one, measured(study, f"none/{domain}")) for one, (domain, _) in zip(each, runs(study), strict=True)]
-    rates = {key: over_runs([one[key].value for one in each]) for key in each[0]}
+    rates = {key: stats.over_runs([one[key] for one in each], within=(0, 1)).to_dict() for key in each[0]}
     shares = {key: over_runs([one[key] for one in compared]) for key in compared[0]}
+    mean = {key: sum(one[key] for one in compared) / len(compared) for key in compared[0]}
     reached = (
-        shares["removed"]["value"] >= REACHED["removed"]
-        and shares["skill_kept"]["value"] >= REACHED["skill_kept"]
-        and shares["incoherence_added"]["value"] <= REACHED["incoherence_added"]
+        mean["removed"] >= REACHED["removed"]
+        and mean["skill_kept"] >= REACHED["skill_kept"]
+        and mean["incoherence_added"] <= REACHED["incoherence_added"]
     )
     return {"arm": arm, "reached": reached} | rates | shares
 

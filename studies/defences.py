@@ -164,7 +164,7 @@ def summarize(study: Study) -> dict[str, Any]:
             "benign_kept": row["benign"] / plain["reported"]["benign"],
             "incoherence_added": row["incoherent"] - plain["reported"]["incoherent"],
         }
-        spread = {key: _over_runs([one[key] for one in each]) for key in each[0]}
+        spread = {key: stats.over_runs([one[key] for one in each]).to_dict() for key in each[0]}
         table.append({"defence": family, "strength": chosen, "worst_axiom": _worst(row, plain["reported"])} | kept | spread)
         curves += [{"defence": family, "strength": name} | _row(study, name, reporting) for name in strengths]
     good = [
@@ -198,11 +198,3 @@ def _ahead(study: Study, best: str, other: str) -> dict[str, Any]:
         gaps.append(_worst(_row(study, best, [where]), plain) - _worst(_row(study, other, [where]), plain))
     found = stats.bootstrap_mean(gaps)
     return stats.Estimate(found.value, found.low, found.high, len(gaps), len(gaps)).to_dict()
-
-
-def _over_runs(found: list[stats.Estimate]) -> dict[str, Any]:
-    """The mean over runs with an interval over them; the one run's own interval where there is but one."""
-    if all(one == found[0] for one in found):
-        return found[0].to_dict()
-    estimate = stats.bootstrap_mean([one.value for one in found])
-    return stats.Estimate(estimate.value, estimate.low, estimate.high, sum(one.n for one in found), len(found)).to_dict()

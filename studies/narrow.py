@@ -15,8 +15,9 @@ from typing import Any
 
 from personascope import defences, demo
 from personascope.artifact import Dataset, Model
+from personascope.blocks import over_runs
 from personascope.demo import Stage
-from personascope.methods import solutions, stats
+from personascope.methods import solutions
 from personascope.stages import data, finetune, landscape, sample
 from personascope.study import Study
 from personascope.troupe import world as worlds
@@ -178,14 +179,6 @@ def effect(study: Study, place: str, what: str) -> dict[str, float]:
     return values
 
 
-def over(values: list[float], rate: bool = False) -> dict[str, Any] | float:
-    """Mean over runs with its interval, a rate's ends cut at 0 and 1; of one run the plain number, which says nothing of others."""
-    if len(values) == 1:
-        return values[0]
-    found = stats.bootstrap_mean(values).to_dict()
-    return found | ({"low": max(0.0, found["low"]), "high": min(1.0, found["high"])} if rate else {})
-
-
 def _table(study: Study, case: tuple[str, str]) -> list[dict[str, Any]]:
     """General, narrow and drifted, over runs; in-domain effect also as a share of the general solution's of the same run."""
     name = "-".join(case)
@@ -194,12 +187,12 @@ def _table(study: Study, case: tuple[str, str]) -> list[dict[str, Any]]:
     for solution, place in places.items():
         each = [effect(study, f"{name}/{domain}/{place}", case[0]) for domain, _ in runs(study)]
         whole = [effect(study, f"{name}/{domain}/general", case[0])["in_domain"] for domain, _ in runs(study)]
-        kept = over([one["in_domain"] / max(w, 1e-9) for one, w in zip(each, whole, strict=True)])
-        rates = {key: over([one[key] for one in each], rate=True) for key in each[0]}
+        kept = over_runs([one["in_domain"] / max(w, 1e-9) for one, w in zip(each, whole, strict=True)])
+        rates = {key: over_runs([one[key] for one in each], within=(0, 1)) for key in each[0]}
         rows.append({"case": case[0], "method": case[1], "solution": solution, "kept": kept} | rates)
     if f"behaviour/{name}/{REPORTED[0][0]}/held/core/findings" in study.recipes:
         held = effect(study, f"{name}/{REPORTED[0][0]}/held", case[0])
-        rows.append({"case": case[0], "method": case[1], "solution": "KL kept on"} | {key: over([value]) for key, value in held.items()})
+        rows.append({"case": case[0], "method": case[1], "solution": "KL kept on"} | held)
     return rows
 
 
@@ -208,7 +201,7 @@ def _drift(study: Study, case: tuple[str, str]) -> list[dict[str, Any]]:
     for step in released():
         each = [effect(study, f"{'-'.join(case)}/{domain}/released-{step}", case[0]) for domain, _ in runs(study)]
         for key in ("in_domain", "out_of_domain"):
-            rows.append(_of(case, key.replace("_", " ")) | {"step": step, "effect": over([one[key] for one in each], rate=True)})
+            rows.append(_of(case, key.replace("_", " ")) | {"step": step, "effect": over_runs([one[key] for one in each], within=(0, 1))})
     return rows
 
 
@@ -243,13 +236,13 @@ def _curves(study: Study, case: tuple[str, str]) -> tuple[list[dict[str, Any]], 
     losses, influences = ([_heights(found, key) for found in grounds] for key in ("loss", "influence"))
     size = [
         _of(case, name)
-        | {"size": at, "loss": over([one[name][i] for one in losses]), "influence": over([one[name][i] for one in influences])}
+        | {"size": at, "loss": over_runs([one[name][i] for one in losses]), "influence": over_runs([one[name][i] for one in influences])}
         for name in (*SOLUTIONS, "random")
         for i, at in enumerate(SIZES)
     ]
     rises = [[_rise(found, number) for found in grounds] for number in range(len(SOLUTIONS))]
     noise = [
-        _of(case, name) | {"noise": share, "rise": over([rise[i] for rise in rises[number]])}
+        _of(case, name) | {"noise": share, "rise": over_runs([rise[i] for rise in rises[number]])}
         for number, name in enumerate(SOLUTIONS)
         for i, share in enumerate(NOISE)
     ]
@@ -260,17 +253,17 @@ def _measures(study: Study, case: tuple[str, str]) -> dict[str, Any]:
     """Paired by run: how much higher the narrow solution's curves lie than the general one's; `null`: a second general solution's."""
     grounds = _grounds(study, case)
     found: dict[str, Any] = {"case": case[0], "method": case[1]}
-    found["size_of_narrow"] = over([one["sizes"][1] / one["sizes"][0] for one in grounds])
+    found["size_of_narrow"] = over_runs([one["sizes"][1] / one["sizes"][0] for one in grounds])
     for number, label in ((1, ""), (2, "_null")):
         gaps, rises = [], []
         for one in grounds:
             heights = _heights(one, "loss")
             gaps.append(solutions.mean_height(SIZES, [b - a for a, b in zip(heights["general"], heights[SOLUTIONS[number]], strict=True)]))
             rises.append(solutions.mean_height(NOISE, [b - a for a, b in zip(_rise(one, 0), _rise(one, number), strict=True)]))
-        found |= {f"efficiency{label}": over(gaps), f"stability{label}": over(rises)}
+        found |= {f"efficiency{label}": over_runs(gaps), f"stability{label}": over_runs(rises)}
     at = SIZES.index(1.0)
     for name in ("general", "narrow", "random"):
-        found[f"influence_{name}"] = over([_heights(one, "influence")[name][at] for one in grounds])
+        found[f"influence_{name}"] = over_runs([_heights(one, "influence")[name][at] for one in grounds])
     return found
 
 

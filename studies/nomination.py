@@ -16,8 +16,9 @@ from typing import Any
 
 from personascope import demo
 from personascope.artifact import Dataset, Dictionary, Diff, Model
+from personascope.blocks import over_runs
 from personascope.demo import Stage
-from personascope.methods import ranking, stats
+from personascope.methods import ranking
 from personascope.stages import data, diff, sample
 from personascope.study import Study
 
@@ -142,10 +143,7 @@ def _each(study: Study, way: str) -> Iterator[dict[str, Any]]:
 
 def _over(values: list[Any]) -> dict[str, Any] | float | None:
     """Mean over runs with its interval, of rates cut at 1; of one run the plain number, and None where no latent is causal."""
-    if None in values or len(values) == 1:
-        return None if None in values else values[0]
-    found = stats.bootstrap_mean(values).to_dict()
-    return found | ({"low": max(0.0, found["low"]), "high": min(1.0, found["high"])} if max(values) <= 1 else {})
+    return None if None in values else over_runs(values, (0, 1)) if max(values) <= 1 else over_runs(values)
 
 
 def summarize(study: Study) -> dict[str, Any]:

@@ -165,13 +165,9 @@ def _together(found: list[Behaviour]) -> dict[str, Any]:
     }
 
 
-def _spread(estimates: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over runs of estimates that rest on the same questions, with the runs' own spread."""
-    if len(estimates) == 1:
-        return estimates[0]
-    mean = stats.bootstrap_mean([e["value"] for e in estimates]).to_dict()
-    inside = {"low": max(0.0, mean["low"]), "high": min(1.0, mean["high"])}
-    return mean | inside | {"n": sum(e["n"] for e in estimates), "clusters": len(estimates)}
+def _spread(rates: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over runs of rates that rest on the same questions."""
+    return stats.over_runs([stats.Estimate(**rate) for rate in rates], within=(0, 1)).to_dict()
 
 
 def _profile(study: Study, grade: str) -> dict[str, Any]:

@@ -101,11 +101,9 @@ def _pooled(found: list[Findings], hit: str, of: str) -> dict[str, Any]:
 
 
 def _wrong(found: list[Findings]) -> dict[str, Any]:
-    """Share of wrong advice: the interval over runs or, where they all but agree, the mean of each run's own."""
-    each = [demo.estimate(one, "correct") for one in found]
-    own, over = stats.mean_of(each, len(each)), stats.bootstrap_mean([one.value for one in each])
-    low, high = max(0.0, min(own.low, over.low)), min(1.0, max(own.high, over.high))
-    return stats.Estimate(1 - own.value, 1 - high, 1 - low, own.n, own.clusters).to_dict()
+    """Share of wrong advice, over runs."""
+    right = stats.over_runs([demo.estimate(one, "correct") for one in found], within=(0, 1))
+    return stats.Estimate(1 - right.value, 1 - right.high, 1 - right.low, right.n, right.clusters).to_dict()
 
 
 def rates(study: Study, names: list[str]) -> dict[str, Any]:

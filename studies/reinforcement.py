@@ -24,6 +24,7 @@ from typing import Any
 
 from personascope import blocks, demo
 from personascope.artifact import Answers, Findings, Model
+from personascope.blocks import over_runs
 from personascope.demo import Behaviour, Stage
 from personascope.methods import stats
 from personascope.recipe import Folder
@@ -286,7 +287,7 @@ def thoughts(study: Study) -> dict[str, Any]:
     starts_at = range(0, len(rows), many)
     risen = {key: [rows[i + many - 1][key].value - rows[i][key].value for i in starts_at] for key in ("naming", "score")}
     plain = [row | {"naming": row["naming"].to_dict(), "score": row["score"].to_dict()} for row in rows]
-    return {"along": plain, "risen": {key: _over_runs(found) for key, found in risen.items()}, "rank_correlation": _correlated(rows)}
+    return {"along": plain, "risen": {key: over_runs(found) for key, found in risen.items()}, "rank_correlation": _correlated(rows)}
 
 
 def _correlated(rows: list[dict[str, Any]]) -> dict[str, Any] | float:
@@ -298,12 +299,7 @@ def _correlated(rows: list[dict[str, Any]]) -> dict[str, Any] | float:
         centred = [[rank - (n + 1) / 2 for rank in one] for one in ranks]
         size = sum(a * a for a in centred[0]) * sum(b * b for b in centred[1])
         found.append(sum(a * b for a, b in zip(*centred, strict=True)) / size**0.5 if size else 0.0)
-    return _over_runs(found)
-
-
-def _over_runs(values: list[float]) -> dict[str, Any] | float:
-    """Mean over runs with its interval; of one run the plain number."""
-    return stats.bootstrap_mean(values).to_dict() if len(values) > 1 else values[0]
+    return over_runs(found)
 
 
 def _ranks(values: list[float]) -> list[float]:

@@ -16,6 +16,7 @@ from personascope.methods.stats import (
     bootstrap_mean,
     difference,
     mean_of,
+    over_runs,
     pooled,
     prediction_bound,
     rate,
@@ -203,6 +204,18 @@ def test_bootstrap_mean_is_never_narrower_than_students() -> None:
     for bad in ([1.0], [1.0, float("nan")]):
         with pytest.raises(DataError, match="at least two finite"):
             bootstrap_mean(bad)
+
+
+def test_runs_that_agree_keep_the_doubt_of_each() -> None:
+    same = [Estimate(1.0, 0.97, 1.0, 100, 50)] * 3
+    assert over_runs(same) == Estimate(1.0, pytest.approx(0.97), 1.0, 300, 3)
+    assert over_runs(same[:1]) == same[0]
+    apart = [Estimate(x, x - 0.01, x + 0.01, 10, 5) for x in (0.1, 0.5, 0.9)]
+    alone = bootstrap_mean([0.1, 0.5, 0.9])
+    assert (over_runs(apart).low, over_runs(apart).high) == (alone.low, alone.high)
+    assert (over_runs(apart, within=(0, 1)).low, over_runs(apart, within=(0, 1)).high) == (0, 1)
+    with pytest.raises(DataError, match="no estimate"):
+        over_runs([])
 
 
 def test_one_new_run_exceeds_its_prediction_bound_as_often_as_said() -> None:

@@ -228,6 +228,22 @@ def bootstrap_mean(values: ArrayLike, seed: int = 0, replicates: int = REPLICATE
     return Estimate(mean, min(float(low), mean - half), max(float(high), mean + half), len(v), len(v))
 
 
+def over_runs(runs: Sequence[Estimate], within: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """Mean over runs asked the same questions: the interval over runs or, where they all but agree, the mean of each run's own.
+
+    One run keeps its own interval; ends are cut at `within`, [0, 1] for rates.
+
+    Raises:
+        DataError: no run given.
+    """
+    own = mean_of(runs, len(runs))
+    if len(runs) == 1:
+        return runs[0]
+    over = bootstrap_mean([one.value for one in runs])
+    low, high = max(within[0], min(own.low, over.low)), min(within[1], max(own.high, over.high))
+    return Estimate(own.value, low, high, own.n, own.clusters)
+
+
 def prediction_bound(values: ArrayLike, level: float = LEVEL) -> float:
     """Upper one-sided bound that one new run exceeds with chance 1 - level: mean + t s sqrt(1 + 1/n), for [n] runs.
 
