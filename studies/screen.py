@@ -284,17 +284,15 @@ def _truth(study: Study) -> dict[str, float]:
     return {row["id"]: row["truth_auroc"] for row in rows}
 
 
-def nomination(study: Study) -> dict[str, Any]:
+def nomination(study: Study) -> list[dict[str, Any]]:
     """Each ranker's first ten, with the truth's verdict, and how many of the causal latents it would nominate."""
     rows = [json.loads(line) for line in study.artifact("diff").file("latents.jsonl").read_text(encoding="utf-8").splitlines()]
     causal = {int(name) for name, _ in _causal(_record(study, f"grid/{GRIDS[0]}")) & _causal(_record(study, f"grid/{GRIDS[1]}"))}
-    found = {}
+    found = []
     for by in ranking.RANKERS:
         first = ranking.ranked(rows, by, "last_prompt")[:10]
-        found[by] = {
-            "first": [{"latent": int(row["id"]), "truth_auroc": row["truth_auroc"]} for row in first],
-            "causal_among_first_ten": sum(int(row["id"]) in causal for row in first),
-        }
+        told = {"latents": ", ".join(row["id"] for row in first), "truth_auroc": ", ".join(f"{row['truth_auroc']:.2f}" for row in first)}
+        found.append({"ranker": by, "causal_among_first_ten": sum(int(row["id"]) in causal for row in first)} | told)
     return found
 
 
@@ -307,7 +305,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "screen": record,
         "same_answer": same_answer(study),
         "null_controls": nulls(study),
-        "nomination": nomination(study),
+        "nomination": {"rankers": nomination(study)},
         "screens": {name: {"seconds": _seconds(study, name), "answers": sum(_record(study, name)["spent"].values())} for name in screens},
         "seconds": study.seconds(),
         "sources": {"screen": "adaptive/0"},
