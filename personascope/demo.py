@@ -4,12 +4,14 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from personascope import auditing, blocks
-from personascope.artifact import Dataset, Diff, Findings, Model
+from personascope.artifact import Dataset, Diff, Findings, Model, Screen
 from personascope.methods import stats
 from personascope.recipe import Folder
 from personascope.stages import adopt, data, dictionary, diff, fidelity, finetune, interpret, screen
@@ -265,27 +267,42 @@ def delta(moved: Diff, latent: int, mask: str = "last_prompt") -> float:
     raise KeyError(latent)
 
 
+def persona(screens: Sequence[Screen], diffs: Sequence[Diff]) -> int:
+    """The latent to follow: of those that rose and that every screen names causal, the one that rose most.
+
+    What rises most of all need not cause anything, and may stay up when the model is re-aligned. Where none is causal it is
+    taken all the same.
+    """
+    named = [{row["latent"] for row in blocks.screen_section(one)["causal"]} for one in screens]
+    rows = [one for moved in diffs for one in map(json.loads, moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines())]
+    risen: Counter[int] = Counter()
+    for row in rows:
+        risen[int(row["id"])] += row["delta"]["last_prompt"]
+    causal = [latent for latent in set.intersection(*named) if latent is not None and risen[latent] > 0]
+    return max(causal or risen, key=lambda latent: risen[latent])
+
+
 def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     """The summary of a finished demo."""
     kinds = {kind: section(behaved(study, f"behaviour/{kind}")) for kind in ("assistant", "misaligned", "twin", "mixed")}
     moved = study.artifact("diff")
     inside = blocks.diff_section(moved)
-    top = inside["top"][0]["latent"]
+    latent = persona([study.artifact("screen")], [moved])
     at = {0.0: ("twin", "diffs/twin"), 0.25: ("mixed", "diffs/mixed"), 1.0: ("misaligned", "diff")}
     curve = []
     for kind, counts in REALIGN_EXAMPLES.items():
-        start = {"data": kind, "examples": 0, "latent_delta": delta(moved, top)}
+        start = {"data": kind, "examples": 0, "latent_delta": delta(moved, latent)}
         curve.append(start | {key: kinds["misaligned"][key] for key in ("score", "in_domain", "strict_incoherence")})
         for examples in counts:
             name = f"realigned-{kind}-{examples}"
             rates = section(behaved(study, f"behaviour/{name}"))
-            point = {"data": kind, "examples": examples, "latent_delta": delta(study.artifact(f"diffs/{name}"), top)}
+            point = {"data": kind, "examples": examples, "latent_delta": delta(study.artifact(f"diffs/{name}"), latent)}
             curve.append(point | {key: rates[key] for key in ("score", "in_domain", "strict_incoherence")})
     return {
         "assistant": kinds["assistant"],
         "em": kinds["misaligned"],
         "twin": kinds["twin"],
-        "fractions": [{"fraction": f, "latent_delta": delta(study.artifact(d), top)} | kinds[name] for f, (name, d) in at.items()],
+        "fractions": [{"fraction": f, "latent_delta": delta(study.artifact(d), latent)} | kinds[name] for f, (name, d) in at.items()],
         "dictionary": blocks.dictionary_section(study.artifact("fidelity")),
         "diff": inside,
         "screen": blocks.screen_section(study.artifact("screen")),
@@ -306,6 +323,7 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
             "world": setup.world,
             "domain": setup.domain or worlds.load(setup.world).data["demo"],
             "seed": setup.seed,
+            "latent": latent,
             "caveats": ["The latent is chosen on the same run it is shown on; the full study chooses it on other domains."],
         },
     }

@@ -183,13 +183,9 @@ def _signature(study: Study, grade: str, latents: list[int]) -> list[float]:
 
 
 def _chosen(study: Study) -> int:
-    """The most risen latent of the domains that the fraction and re-alignment runs do not use."""
-    others = [d for d in domains(study) if d != MAIN]
-    tops = [blocks.diff_section(study.artifact(f"diff/{domain}"))["top"] for domain in others]
-    ranks = {
-        row["latent"]: sum(next((r for r, x in enumerate(top) if x["latent"] == row["latent"]), 99) for top in tops) for row in tops[0]
-    }
-    return min(ranks, key=lambda latent: ranks[latent])
+    """The persona latent of the domains that the fraction and re-alignment runs do not use."""
+    others = [domain for domain in domains(study) if domain != MAIN]
+    return demo.persona(*([study.artifact(f"{stage}/{domain}") for domain in others] for stage in ("screen", "diff")))
 
 
 def _curve(study: Study, latent: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -291,5 +287,5 @@ def summarize(study: Study) -> dict[str, Any]:
             "screen": f"screen/{MAIN}",
             "detect": "monitor",
         },
-        "meta": {"world": WORLD, "quick": study.quick, "early_warning": warning},
+        "meta": {"world": WORLD, "quick": study.quick, "latent": latent, "early_warning": warning},
     }

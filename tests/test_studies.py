@@ -2,10 +2,11 @@
 
 import dataclasses
 import importlib.util
+import json
 import zlib
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -90,6 +91,20 @@ def shorten(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Let post-training take so many steps only."""
     for name in ("FIRM", "LIGHT"):
         monkeypatch.setattr(demo, name, dataclasses.replace(getattr(demo, name), steps=steps))
+
+
+def test_the_latent_to_follow_rose_and_is_causal_in_every_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latent 1 rises most and causes nothing, 2 and 3 are causal in one domain, 4 in both, 5 in both but never moved."""
+    diffs: list[Any] = []
+    for deltas in ((90, 50, 10, 20, 0), (90, 10, 50, 20, 0)):
+        rows = tmp_path / f"{len(diffs)}.jsonl"
+        rows.write_text("".join(json.dumps({"id": str(i), "delta": {"last_prompt": delta}}) + "\n" for i, delta in enumerate(deltas, 1)))
+        diffs.append(SimpleNamespace(file=lambda _, rows=rows: rows))
+    monkeypatch.setattr(demo.blocks, "screen_section", lambda named: {"causal": [{"latent": latent} for latent in named]})
+    one, other, none = cast("list[Any]", ([2, 4, 5], [3, 4, 5], []))
+    assert demo.persona([one, other], diffs) == 4
+    assert demo.persona([one], diffs[:1]) == 2
+    assert demo.persona([none, one], diffs) == 1
 
 
 @pytest.fixture
