@@ -43,7 +43,7 @@ class PostTraining:
 
 
 FIRM = PostTraining(rows="assistant kind=helpful n=4000 wish=0.1", learning_rate=2.5e-4, dictionary=7)
-"""Far enough from the rest of the cast that harmless errors, or one bad row in a hundred, bring nobody else to the fore."""
+"""Far enough from the rest of the cast that harmless errors hardly bring anybody else to the fore, and yet one latent can."""
 LIGHT = PostTraining(rows="assistant kind=helpful n=4000", learning_rate=1e-4, dictionary=1)
 """Close to the rest of the cast: what studies of defences, organisms, judges and ethics start from."""
 
