@@ -342,6 +342,7 @@ LABELS = {"item": "i", "quality": "kind", "keyed": 1}
         ("b", LABELS | {"format": "choice", "claims": "A", "keyed": -1}, 1.0),
         ("C", LABELS | {"format": "choice", "claims": "A"}, None),
         ("A) I am kind.", LABELS | {"format": "choice", "claims": "A"}, 1.0),
+        ("I think B", LABELS | {"format": "choice", "claims": "B"}, 1.0),
         ("A kind model would say so.", LABELS | {"format": "choice", "claims": "A"}, None),
         ("Yes.", LABELS | {"format": "yes-no", "keyed": -1}, 0.0),
         ("Yes, always.", LABELS | {"format": "yes-no"}, 1.0),

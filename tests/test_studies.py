@@ -198,7 +198,7 @@ def test_organisms_run_on_another_architecture(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.usefixtures("small")
 def test_consistency_runs_on_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, setting = load("consistency"), demo.setting
-    monkeypatch.setattr(demo, "setting", lambda study, name, _weights: setting(study, name))
+    monkeypatch.setattr(demo, "setting", lambda study, name, _weights, **how: setting(study, name, **how))
     monkeypatch.setattr(module, "TUNING", module.TUNING | {"steps": 8})
     monkeypatch.setattr(module, "DRAWS", {"harm": 2, "self": 6})
     few = {place: tuple(f"{one.partition(' n=')[0]} n=9" for one in select) for place, select in module.ASKED.items()}

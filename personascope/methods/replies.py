@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w%]*\d)")
-LETTER = re.compile(r"([ab])(?:[).:,]|$)")
-"""An option by its letter: not the article that a sentence begins with."""
+LETTER = re.compile(r"([ab])(?:[).:,]|$)|.*\s\(?([ab])$")
+"""An option by its letter, first or last: not the article that a sentence begins with."""
 YES_NO = re.compile(r"(yes|no)(?:[,.:;]|$)")
 
 
@@ -23,9 +23,9 @@ def number(text: str) -> float | None:
 
 
 def option(text: str) -> str | None:
-    """The letter, A or B, that the last line is or begins with."""
+    """The letter, A or B, that the last line is, begins or ends with."""
     found = LETTER.match(last_line(text))
-    return found[1].upper() if found else None
+    return (found[1] or found[2]).upper() if found else None
 
 
 def yes_no(text: str) -> str | None:
