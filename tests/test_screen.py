@@ -85,7 +85,7 @@ class Script:
 
     def score(self, _bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
         found = []
-        for cell, (questions, draws) in zip(cells, asked, strict=True):
+        for cell, (questions, draws, _) in zip(cells, asked, strict=True):
             split = {"s": "selection", "r": "report"}[questions[0].id[0]]
             if len(self.scored) == self.stop_after:
                 raise KeyboardInterrupt
@@ -500,7 +500,7 @@ def test_the_profile_tells_kinds_of_harm_apart(screened: Callable, tmp_path: Pat
     class Odd(Script):
         def score(self, bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
             found = super().score(bench, cells, asked)
-            for i, (cell, c, (questions, draws)) in enumerate(zip(cells, found, asked, strict=True)):
+            for i, (cell, c, (questions, draws, _)) in enumerate(zip(cells, found, asked, strict=True)):
                 if questions[0].domain and planted(cell) == 1 and cell.side == "base":
                     rows = tuple((draws * (q % 2), draws, 0, draws) for q in range(len(questions)))
                     found[i] = Counts(sum(row[0] for row in rows), c.asked, 0, c.asked, rows)
@@ -526,6 +526,39 @@ def test_whoever_shows_nothing_at_its_own_strength_costs_no_more(screened: Calla
     hopeless = [name for name, places in seen.items() if places == {("base", "selection")}]
     # At every mask the two that come closest stay, so that there is something to report.
     assert len(hopeless) >= len(seen) - 3
+
+
+def test_a_second_look_is_for_those_whom_the_first_does_not_settle(screened: Callable, tmp_path: Path) -> None:
+    """0 wins and is asked everything, 1 is as clear at once, 2 works a little, 3 does what nulls do on other questions."""
+    strong, weak = {0: 1.0, 1: 0.9}, {2: 0.25}
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        moves = strong | weak | ({3: 0.5} if split == "selection" else {})
+        change = 0.6 * min(strength, 1.0) * (moves.get(which, 0.0) if isinstance(which, int) else 0.0)
+        return (0.0 if cell.side == "base" else 0.6) + (change if cell.side == "base" else -change), 0.0
+
+    changes = {"top": 4, "report": questions(tmp_path / "more", "r", 40), "report_draws": 4}
+    found, script = screened(rates, **changes)
+    assert {row["latent"] for row in found["causal"]} == {0, 1, 2}
+    looked = {name: [split for n, _, side, _, split in script.scored if n == name and side == "base"].count("report") for name in "0123"}
+    # The winner at once, as one point; the rest a draw at a time.
+    assert looked == {"0": 1, "1": 1, "2": 4, "3": 1}
+    # Two sides each: 0 and the mean difference in full, 1 and 3 once, 2 again.
+    assert found["spent"]["report"] == 2 * 40 * (2 * 4 + 2 + 4)
+    shown = {row["latent"]: row["induce"]["n"] for row in found["causal"]}
+    assert shown == {0: 160, 1: 40, 2: 160}
+
+
+def test_with_known_nulls_nobody_is_tested_who_stays_within_them(screened: Callable, tmp_path: Path) -> None:
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        """Every vector does a third of what 1 does."""
+        return only(1)(1, cell, strength if which == 1 else strength / 3, split)
+
+    changes = {"top": 12, "selection": questions(tmp_path / "s", "s", 60)}
+    first, _ = screened(rates, "chance", **changes)
+    again, _ = screened(rates, chance=Screen(tmp_path / "chance"), **changes)
+    assert [row["latent"] for row in again["causal"]] == [row["latent"] for row in first["causal"]] == [1]
+    assert again["tested"]["through the sift"] < first["tested"]["through the sift"] == 12
 
 
 def test_nulls_of_a_finished_screen_serve_another(screened: Callable, tmp_path: Path) -> None:

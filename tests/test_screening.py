@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats as distributions
 
 from personascope.methods.screening import (
+    FIRST,
     Counts,
     Descent,
+    Outcome,
     beyond_p,
     budget,
     descend,
@@ -23,6 +25,8 @@ from personascope.methods.screening import (
     permutation_p,
     removed,
     settled,
+    two_looks,
+    undecided,
 )
 
 PATTERNS = st.lists(st.booleans(), min_size=1, max_size=40)
@@ -249,3 +253,47 @@ def test_a_verdict_needs_both_sides_and_to_go_beyond_the_nulls() -> None:
     # As many as the nulls induce is no proof, however sure it is that they are not none.
     weak = judge_causal(counts(30, 60), base, counts(10, 60), tuned, 0.5, 0.7)
     assert permutation_p([(1, 1)] * 30 + [(0, 1)] * 30, [(0, 1)] * 60) < 1e-6 < 0.05 < weak.p
+
+
+@pytest.mark.parametrize(("rate", "most"), [(0.05, 0.055), (0.02, 0.05)])
+def test_two_looks_call_no_more_null_directions_than_one(rate: float, most: float) -> None:
+    """Chance induces `rate`; at every level p is that small at most so often, though who looks again is chosen by the first look."""
+    random, tuned, repaired = np.random.default_rng(2), counts(50, 60), counts(0, 60)
+    base = counts(0, 60)
+    found, stopped = [], 0
+    for _ in range(1500):
+        first = counts(int(random.binomial(60, rate)), 60)
+        one = judge_causal(first, base, repaired, tuned, 0.05, 0.7)
+        both = None
+        if undecided(one, 0.05, 20):
+            second = first.again(counts(int(random.binomial(60, rate)), 60)).again(counts(int(random.binomial(60, rate)), 60))
+            both = judge_causal(second, base.again(base).again(base), repaired, tuned, 0.05, 0.7)
+        stopped += both is None
+        found.append(two_looks(one, both).p)
+    for level in (0.01, 0.05, 0.2):
+        assert np.mean(np.array(found) <= level) <= level * most / 0.05 + 2 * math.sqrt(level / 1500)
+    assert 0.2 < stopped / 1500 < 1
+
+
+def test_what_is_clear_or_hopeless_at_first_is_not_looked_at_again() -> None:
+    assert not undecided(Outcome(1e-9, 1e-12), 0.05, 50)
+    assert not undecided(Outcome(0.4, 1e-12), 0.05, 50)
+    assert undecided(Outcome(0.01, 1e-12), 0.05, 50)
+    # Clear is what the strictest correction would let pass at the first look's share of the error.
+    edge = 0.05 / 50 * FIRST
+    assert undecided(Outcome(edge * 1.01, 0.0), 0.05, 50)
+    assert not undecided(Outcome(edge * 0.99, 0.0), 0.05, 50)
+
+
+def test_the_look_that_says_more_counts_at_its_share_and_each_side_on_its_own() -> None:
+    assert two_looks(Outcome(0.001, 0.2), None) == Outcome(pytest.approx(0.02), 1.0)
+    found = two_looks(Outcome(0.001, 0.2), Outcome(0.1, 0.019))
+    assert found == Outcome(pytest.approx(0.02), pytest.approx(0.02))
+    assert found.p == pytest.approx(0.02)
+
+
+def test_asked_again_the_same_questions_have_more_answers() -> None:
+    first, second = counts(3, 5), counts(1, 5)
+    both = first.again(second)
+    assert both == Counts(4, 10, 0, 10, ((2, 2, 0, 2), *(((1, 2, 0, 2),) * 2), *(((0, 2, 0, 2),) * 2)))
+    assert len((first + second).by_question) == 10

@@ -199,6 +199,13 @@ def test_cells_of_one_batch_may_be_asked_different_questions() -> None:
     assert [found.asked for found in together] == [its.answers for its in asked]
 
 
+def test_draw_by_draw_the_answers_are_those_of_all_draws_at_once() -> None:
+    (whole,) = bench().score(CELLS[:1], [Asked(QUESTIONS, 3)])
+    parts = bench().score(CELLS[:1] * 3, [Asked(QUESTIONS, 1, draw) for draw in range(3)])
+    assert parts[0].again(parts[1]).again(parts[2]) == whole
+    assert len({part.by_question for part in parts}) > 1
+
+
 def test_a_judge_that_fails_is_reported() -> None:
     with pytest.raises(BackendError, match="the judge left 3 of 12 answers without a score; check the judge"):
         bench(ByText(unparsed=3)).score(*over([cell("none")], QUESTIONS, DRAWS))

@@ -17,8 +17,10 @@ from personascope.methods.screening import Counts
 from personascope.rows import Example
 
 SIDES = ("base", "tuned")
+REPORT = "report"
+"""The split that tests; its blocks are draws of all its questions, so that the answers of a first look are of every question."""
 BLOCK = 10
-"""Answers of a block, about."""
+"""Answers of a block of any other split, about."""
 AT_ONCE = 8192
 """Rows scored between two writes; bounds memory and what a kill costs, not the result."""
 
@@ -99,23 +101,34 @@ class Grid:
             self._score(portion, purpose)
 
     def blocks(self, split: str) -> int:
-        """Parts that a split is asked in where answers are to decide how many more are drawn; about ten answers each."""
+        """Parts that a split is asked in where answers decide how many more are drawn: about ten answers each, of `report` a draw."""
         asked = self.asked(split)
+        if split == REPORT:
+            return asked.draws
         return max(1, min(len(asked.questions), round(asked.answers / BLOCK)))
 
     def asked(self, split: str) -> Asked:
         """Questions of a split, or of one block `SPLIT/I` of it, and the draws of each."""
         name, _, block = split.partition("/")
-        rows = self.questions[name]
-        return Asked(rows[int(block) :: self.blocks(name)] if block else rows, self.draws.get(name, 1))
+        rows, draws = self.questions[name], self.draws.get(name, 1)
+        if not block:
+            return Asked(rows, draws)
+        return Asked(rows, 1, int(block)) if name == REPORT else Asked(rows[int(block) :: self.blocks(name)], draws)
 
     def tally(self, point: Point) -> Counts:
         """What was counted of a point: the whole split, or those of its blocks that were asked; KeyError if nobody looked."""
-        if point.key in self.points:
+        if self.seen(point):
             return self.at(point)
-        blocks = (replace(point, split=f"{point.split}/{i}") for i in range(self.blocks(point.split)))
-        found = [self.at(block) for block in blocks if block.key in self.points]
-        return functools.reduce(operator.add, found) if found else self.at(point)
+        found = [self.at(block) for block in self.parts(point) if self.seen(block)]
+        return functools.reduce(Counts.again if point.split == REPORT else operator.add, found) if found else self.at(point)
+
+    def parts(self, point: Point) -> list[Point]:
+        """The blocks that a point can be asked in."""
+        return [replace(point, split=f"{point.split}/{i}") for i in range(self.blocks(point.split))]
+
+    def seen(self, point: Point) -> bool:
+        """Whether it was looked at."""
+        return point.key in self.points
 
     def at(self, point: Point) -> Counts:
         """What was counted there; KeyError if nobody looked."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from personascope.backends import dictionaries, models
 from personascope.backends.generation import Sampling
-from personascope.backends.grid import BLOCK, SIDES, UNSTEERED, Direction, Grid, Point
+from personascope.backends.grid import BLOCK, REPORT, SIDES, UNSTEERED, Direction, Grid, Point
 from personascope.backends.hooks import site_index
 from personascope.backends.judging import Judge, spec_of
 from personascope.backends.steered import Bench
@@ -68,6 +68,7 @@ class Screening:
         return cls(
             recipe=recipe,
             grid=grid,
+            nulls=_taken_over(recipe) if recipe.chance else {},
             latents=[json.loads(line) for line in recipe.diff.file("latents.jsonl").read_text().splitlines()],
             decoder=torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1),
             # What was read on answers cannot be read again at the masks that are steered: there both sides may be alike.
@@ -100,12 +101,25 @@ class Screening:
 
     def test(self, trials: Iterable[Trial], purpose: str = "report") -> None:
         """Score trials on the report questions, each at its own strengths."""
-        self.grid.look((self.point(trial, side, "report") for trial in trials for side in SIDES), purpose)
+        self.grid.look((self.point(trial, side, REPORT) for trial in trials for side in SIDES), purpose)
+
+    def test_first(self, trials: Iterable[Trial]) -> None:
+        """The first look at trials: one answer to every report question."""
+        self.grid.look((self.looks(trial, side)[0] for trial in trials for side in SIDES), REPORT)
+
+    def test_again(self, trials: Iterable[Trial]) -> None:
+        """All further answers of trials that were looked at once."""
+        self.grid.look((look for trial in trials for side in SIDES for look in self.looks(trial, side)[1:]), REPORT)
+
+    def looks(self, trial: Trial, side: str) -> list[Point]:
+        """The report questions one draw after the other."""
+        return self.grid.parts(self.point(trial, side, REPORT))
 
     def run_nulls(self, mask: str) -> None:
         """Matched random latents and random directions on both models, each at its own strengths; or those of a finished screen."""
         if self.recipe.chance:
-            self.nulls[mask] = _taken_over(self.recipe, mask)
+            if mask not in self.nulls:
+                raise DataError(f"screen: {self.recipe.chance} has no nulls at the mask {mask!r}; leave chance out")
             return
         generator = np.random.default_rng([self.recipe.seed, self.recipe.masks.index(mask)])
         tried = [(d, mask) for d in (*self.random_latents(generator), *self.random_directions(generator))]
@@ -182,9 +196,14 @@ class Screening:
         return trials
 
     def _hopeful(self, trials: list[Trial], side: str) -> list[Trial]:
-        """Trials whose score at their own strength on this model is beyond the unsteered one at the 20 % level."""
-        found = {t: self._beyond_p([self.grid.tally(self.point(t, side, "selection"))], side) for t in trials}
-        return self._promising(trials, found, 0.2)
+        """Trials whose score at their own strength on this model is beyond the unsteered one at the 20 % level.
+
+        Where the nulls are known already, it must be beyond these: what is not would not pass the test.
+        """
+        looked = {t: self.grid.tally(self.point(t, side, "selection")) for t in trials}
+        trials = self._promising(trials, {t: self._beyond_p([c], side) for t, c in looked.items()}, 0.2)
+        known = {t: self._beyond_p([looked[t]], side, self.null_bounds(t[1])) if t[1] in self.nulls else 0.0 for t in trials}
+        return self._promising(trials, known, 0.5)
 
     def _promising(self, trials: list[Trial], p: dict[Trial, float], level: float) -> list[Trial]:
         """Those with p within the level, and at every mask the two that come closest, so that there is always something to report."""
@@ -214,13 +233,13 @@ class Screening:
         self._step([screening.glance(n, LOOKS) for _ in trials], where, "sift", passed)
         return self._promising(trials, {trial: self._beyond_p(looked[trial], sides[trial]) for trial in trials}, 0.1)
 
-    def _beyond_p(self, looked: list[Counts], side: str) -> float:
-        """p that what was looked at is beyond the unsteered model: above it on the base, below it on the tuned one."""
+    def _beyond_p(self, looked: list[Counts], side: str, bounds: tuple[float, float] = (0.0, 1.0)) -> float:
+        """p that what was looked at is beyond the unsteered model, and these bounds: above on the base, below on the tuned one."""
         harmful, valid = sum(c.harmful for c in looked), sum(c.valid for c in looked)
         unsteered = self.grid.at(Point(UNSTEERED, "all", side, 0.0, "selection")).score
         if side == "base":
-            return screening.beyond_p(harmful, valid, max(unsteered, RARE), 1)
-        return screening.beyond_p(harmful, valid, min(unsteered, 1 - RARE), -1)
+            return screening.beyond_p(harmful, valid, max(unsteered, RARE, bounds[0]), 1)
+        return screening.beyond_p(harmful, valid, min(unsteered, 1 - RARE, bounds[1]), -1)
 
     def _scan(self, trials: list[Trial], purpose: str) -> None:
         """The full grid, as in the paper: every strength, and the largest one within the budget."""
@@ -289,15 +308,13 @@ SHARED = ("base", "tuned", "dictionary", "judge", "rubric", "harmful_from", "str
 """What two screens must have in common for the nulls of one to serve the other."""
 
 
-def _taken_over(recipe: Any, mask: str) -> tuple[list[float], list[float]]:
-    """The nulls of `recipe.chance` at a mask; raises DataError where that screen asked something else, or has none there."""
+def _taken_over(recipe: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """The nulls of `recipe.chance` by mask; raises DataError where that screen asked something else."""
     mine, other = recipe.identity(), recipe.chance.manifest["identity"]
     if differing := [name for name in SHARED if mine.get(name) != other.get(name)]:
         raise DataError(f"screen: the nulls of {recipe.chance} were drawn with another {', '.join(differing)}; leave chance out")
     record = recipe.chance.json("screen.json")
-    if not record["nulls"].get(mask):
-        raise DataError(f"screen: {recipe.chance} has no nulls at the mask {mask!r}; leave chance out")
-    return record["nulls"][mask], record["null_repairs"][mask]
+    return {mask: (induced, record["null_repairs"][mask]) for mask, induced in record["nulls"].items() if induced}
 
 
 def _splits(recipe: Any) -> dict[str, list[Example]]:

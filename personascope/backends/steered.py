@@ -46,11 +46,18 @@ class Asked(NamedTuple):
 
     questions: list[Example]
     draws: int
+    first: int = 0
+    """Number of the first draw: other numbers are other noise."""
 
     @property
     def answers(self) -> int:
         """How many that makes."""
         return len(self.questions) * self.draws
+
+    @property
+    def numbers(self) -> range:
+        """The draws of each question, by number."""
+        return range(self.first, self.first + self.draws)
 
 
 class Bench:
@@ -79,7 +86,7 @@ class Bench:
         # By object, since two splits of a user's may call their rows alike.
         questions = {id(q): q for each in asked for q in each.questions}
         rendered = {place: prompt_tokens(loaded.tokenizer, q.messages) for place, q in questions.items()}
-        rows = [(i, q, f"{q.id}/{draw}/0") for i, each in enumerate(asked) for q in each.questions for draw in range(each.draws)]
+        rows = [(i, q, f"{q.id}/{draw}/0") for i, each in enumerate(asked) for q in each.questions for draw in each.numbers]
         prompts = [Prompt(rendered[id(q)], key) for _, q, key in rows]
         done = dict(generate(loaded, prompts, self.sampling, _steers(cells, [i for i, _, _ in rows]), self.drafts[side]))
         said = [(key, q.messages[-1]["content"], split_thinking(loaded.tokenizer, done[n].ids)[1]) for n, (_, q, key) in enumerate(rows)]

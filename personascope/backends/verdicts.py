@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from personascope.backends.grid import SIDES, UNSTEERED, Direction, Point
+from personascope.backends.grid import REPORT, SIDES, UNSTEERED, Direction, Point
 from personascope.backends.screening import Screening, Trial
 from personascope.methods import screening, stats
-from personascope.methods.screening import Counts
+from personascope.methods.screening import Counts, Outcome
 
 SETS = (2, 3, 5, 10, 20)
 """Sizes of the sets of causal latents that are tried together."""
@@ -18,20 +18,25 @@ ABLATION_NULLS = 20
 def record(s: Screening) -> dict[str, Any]:
     """Test on the report questions and tell; strengths and winners were chosen on the selection questions.
 
-    Every latent that came through the sift is tested at its own strengths; the false-discovery rate is controlled over
-    all that were nominated, the sifted-out ones with p = 1.
+    Every latent that came through the search is tested at its own strengths; the false-discovery rate is controlled over
+    all that were nominated, those dropped before with p = 1. What is shown as a winner is asked everything; the others are
+    looked at once, and again where that does not settle it (`screening.two_looks`), so that the effects of those that
+    were clear at once rest on fewer answers.
     """
     ranked = sorted(s.kept, key=lambda trial: -s.effect(trial))
     best = ranked[0]
     winners = {mask: next(t for t in ranked if t[1] == mask) for mask in s.recipe.masks}
-    s.test([*ranked, *s.references])
+    shown = list(dict.fromkeys([best, *winners.values(), *s.references]))
+    whole = s.recipe.method == "grid" or s.recipe.report_draws == 1
+    s.test([*ranked, *s.references] if whole else shown)
+    s.test_first(() if whole else [t for t in ranked if t not in shown])
     for mask in s.recipe.masks:
         wanted = s.recipe.null_masks == "every" and any(t[1] == mask and _by_chance(s, t) <= s.recipe.fdr for t in ranked)
         if mask == best[1] or wanted:
             s.run_nulls(mask)
+    s.test_again(t for t in ranked if (first := _first(s, t)) and screening.undecided(first, s.recipe.fdr, len(s.trials)))
     tests = _tests(s)
     causal = [t for t in ranked if tests[t]["q"] <= s.recipe.fdr]
-    shown = list(dict.fromkeys([best, *winners.values(), *s.references]))
     s.grid.look((s.point(t, side, "shown", x) for t in shown for side in SIDES for x in s.recipe.strengths), "shown")
     reference = max(s.references, key=s.effect)
     nulls = s.nulls[best[1]][0]
@@ -42,7 +47,7 @@ def record(s: Screening) -> dict[str, Any]:
         "fdr": s.recipe.fdr,
         "method": s.recipe.method,
         "attempts": "first only",
-        "unsteered": {side: _rates(s.grid.at(Point(UNSTEERED, "all", side, 0.0, "report"))) for side in SIDES},
+        "unsteered": {side: _rates(s.grid.at(Point(UNSTEERED, "all", side, 0.0, REPORT))) for side in SIDES},
         "best": summary(s, best) | tests[best],
         "by_mask": {mask: summary(s, trial) | tests[trial] for mask, trial in winners.items()},
         "mean_difference": summary(s, reference),
@@ -61,9 +66,12 @@ def record(s: Screening) -> dict[str, Any]:
 
 
 def _counts(s: Screening, trial: Trial) -> tuple[Counts, Counts, Counts, Counts]:
-    """Induced, base, repaired, tuned on the report questions."""
-    own = [s.grid.at(s.point(trial, side, "report")) for side in SIDES]
-    none = [s.grid.at(Point(UNSTEERED, "all", side, 0.0, "report")) for side in SIDES]
+    """Induced, base, repaired, tuned on the report questions: as many answers as were asked for."""
+    return _beside_unsteered(s, [s.grid.tally(s.point(trial, side, REPORT)) for side in SIDES])
+
+
+def _beside_unsteered(s: Screening, own: list[Counts]) -> tuple[Counts, Counts, Counts, Counts]:
+    none = [s.grid.at(Point(UNSTEERED, "all", side, 0.0, REPORT)) for side in SIDES]
     return own[0], none[0], own[1], none[1]
 
 
@@ -72,12 +80,30 @@ def _by_chance(s: Screening, trial: Trial) -> float:
     return screening.judge_causal(*_counts(s, trial), 0.0, 1.0).p
 
 
+def _first(s: Screening, trial: Trial) -> Outcome | None:
+    """What the first look at a trial says against chance and nulls; None if it was tested at once, or has no nulls to be held against."""
+    looks = [s.looks(trial, side)[0] for side in SIDES]
+    if trial[1] not in s.nulls or not all(s.grid.seen(look) for look in looks):
+        return None
+    return screening.judge_causal(*_beside_unsteered(s, [s.grid.at(look) for look in looks]), *s.null_bounds(trial[1]))
+
+
+def _tested(s: Screening, trial: Trial) -> Outcome:
+    """The test of a trial, in one look or two."""
+    first = _first(s, trial)
+    again = all(s.grid.seen(look) for side in SIDES for look in s.looks(trial, side)[1:])
+    if first and not again:
+        return screening.two_looks(first, None)
+    both = screening.judge_causal(*_counts(s, trial), *s.null_bounds(trial[1]))
+    return screening.two_looks(first, both) if first else both
+
+
 def _tests(s: Screening) -> dict[Trial, dict[str, float]]:
     """p and q of every nominated trial: on both sides, and on each alone (fallen latents may protect without inducing)."""
     found = {}
     for trial in s.trials:
         if trial in s.kept and trial[1] in s.nulls:
-            test = screening.judge_causal(*_counts(s, trial), *s.null_bounds(trial[1]))
+            test = _tested(s, trial)
             found[trial] = (test.p, test.induce_p, test.repair_p)
         else:
             found[trial] = (1.0, 1.0, 1.0)
@@ -122,7 +148,7 @@ def _profile(s: Screening, trial: Trial) -> dict[str, dict[str, float]]:
     """Score by category of question, steered and unsteered: some latents raise one kind of harm and not another."""
     induced, base, _, _ = _counts(s, trial)
     rows: dict[str, list[int]] = {}
-    for place, question in enumerate(s.grid.questions["report"]):
+    for place, question in enumerate(s.grid.questions[REPORT]):
         rows.setdefault(question.domain or "all", []).append(place)
 
     def score(c: Counts, places: list[int]) -> float:
@@ -152,12 +178,12 @@ def _necessity(s: Screening, causal: Sequence[Trial], best: Trial) -> dict[str, 
     generator = np.random.default_rng([s.recipe.seed, 99])
     random = s.random_directions(generator)[:ABLATION_NULLS]
     reference = [d for d, m in s.references if m == mask]
-    points = {d.name: Point(_ablated(d), mask, "tuned", 0.0, "report") for d in (*latents, *reference)}
+    points = {d.name: Point(_ablated(d), mask, "tuned", 0.0, REPORT) for d in (*latents, *reference)}
     nulls = [Point(_ablated(d), mask, "tuned", 0.0, "nulls") for d in random]
     s.grid.look([*points.values(), *nulls], "necessity")
     left = sorted(s.grid.at(p).score for p in nulls)
     rows = [{"direction": name, "mask": mask} | _rates(s.grid.at(p)) for name, p in points.items()]
-    return {"from": _rates(s.grid.at(Point(UNSTEERED, "all", "tuned", 0.0, "report")))["score"], "ablated": rows, "random": left}
+    return {"from": _rates(s.grid.at(Point(UNSTEERED, "all", "tuned", 0.0, REPORT)))["score"], "ablated": rows, "random": left}
 
 
 def _ablated(d: Direction) -> Direction:

@@ -7,7 +7,7 @@ chance and the 95th percentile of matched nulls on the base and on the tuned mod
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from scipy import stats as distributions
 
 OVER, WITHIN = 0.05, 0.03
 """Levels at which a strength is settled before all questions are asked."""
+FIRST = 0.05
+"""Share of the error of a test in two looks that its first look may use up."""
+FUTILE = 0.3
+"""A first look with a p above this ends the test: hardly any answers to come could turn it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Counts:
             self.asked + other.asked,
             self.by_question + other.by_question,
         )
+
+    def again(self, other: "Counts") -> "Counts":
+        """Both together, where `other` asked the same questions once more."""
+        each = zip(self.by_question, other.by_question, strict=True)
+        return replace(self + other, by_question=tuple((a + e, b + f, c + g, d + h) for (a, b, c, d), (e, f, g, h) in each))
 
     @property
     def score(self) -> float:
@@ -178,7 +187,7 @@ def beyond_p(harmful: int, valid: int, threshold: float, direction: int) -> floa
 
 
 @dataclass(frozen=True)
-class Test:
+class Outcome:
     """What the verdict on one direction rests on: a p-value per side, against chance and against the nulls."""
 
     induce_p: float
@@ -190,7 +199,28 @@ class Test:
         return max(self.induce_p, self.repair_p)
 
 
-def judge_causal(induced: Counts, base: Counts, repaired: Counts, tuned: Counts, null_induce: float, null_repair: float) -> Test:
+def two_looks(first: Outcome, both: Outcome | None) -> Outcome:
+    """One p from a test that may have stopped after its first look: whichever look speaks more, each at its share of the error.
+
+    Under the null P(p ≤ t) ≤ P(p1 ≤ FIRST·t) + P(p2 ≤ (1 - FIRST)·t) ≤ t, whatever made the test stop (Bonferroni).
+
+    Args:
+        first: what the first look says.
+        both: what all answers say; None where there was no second look.
+    """
+    spent = Outcome(min(1.0, first.induce_p / FIRST), min(1.0, first.repair_p / FIRST))
+    if both is None:
+        return spent
+    rest = 1 - FIRST
+    return Outcome(min(1.0, spent.induce_p, both.induce_p / rest), min(1.0, spent.repair_p, both.repair_p / rest))
+
+
+def undecided(first: Outcome, fdr: float, trials: int) -> bool:
+    """Whether a second look could still matter: the first is not hopeless, and not so clear that any correction would let it pass."""
+    return first.p <= FUTILE and first.p / FIRST > fdr / trials
+
+
+def judge_causal(induced: Counts, base: Counts, repaired: Counts, tuned: Counts, null_induce: float, null_repair: float) -> Outcome:
     """Test one direction on questions that chose nothing.
 
     Args:
@@ -199,7 +229,7 @@ def judge_causal(induced: Counts, base: Counts, repaired: Counts, tuned: Counts,
     """
     up = permutation_p(_hits(induced), _hits(base))
     down = permutation_p(_misses(repaired), _misses(tuned))
-    return Test(
+    return Outcome(
         max(up, beyond_p(induced.harmful, induced.valid, null_induce, 1)),
         max(down, beyond_p(repaired.harmful, repaired.valid, null_repair, -1)),
     )

@@ -40,7 +40,8 @@ class Recipe(Base):
     bottom: int = 0
     """And this many of the lowest, which are subtracted to induce."""
     method: Literal["adaptive", "grid"] = "adaptive"
-    """`grid` looks at every strength of every latent, as the paper does; `adaptive` sifts, descends to a strength, drops the hopeless."""
+    """`grid` looks at every strength of every latent, as the paper does; `adaptive` sifts, descends to a strength, drops the hopeless,
+    and tests in two looks, the second where the first does not settle it."""
     sift: int = 12
     """Selection questions of the first look at each latent; 0 keeps all."""
     fdr: float = 0.05
@@ -97,7 +98,7 @@ class Recipe(Base):
 
 
 makes = Screen
-version = 5
+version = 6
 
 
 def cost(recipe: Recipe) -> dict[str, int]:
@@ -109,10 +110,12 @@ def cost(recipe: Recipe) -> dict[str, int]:
     looks = 3 * asked * recipe.draws
     trials = masks * (1 + len(recipe.rankers) * (recipe.top + recipe.bottom))
     search = 2 * trials * (strengths * asked * recipe.draws if recipe.method == "grid" else looks)
+    # One draw for all, the rest for about half.
+    tests = 2 * trials * reported * (recipe.report_draws if recipe.method == "grid" else (1 + recipe.report_draws) / 2)
     drawn = 0 if recipe.chance else 2 * recipe.nulls * (masks if recipe.null_masks == "every" else 1)
     nulls = 2 * drawn * (looks // 2 + reported // 2 * recipe.null_draws)
     shown = 2 * (1 + 2 * masks) * strengths * asked // 2
-    return {"answers, about": search + 2 * trials * reported * recipe.report_draws + nulls + shown}
+    return {"answers, about": search + int(tests) + nulls + shown}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
