@@ -36,7 +36,7 @@ KNOWN = 0.9
 
 def build(study: Study) -> None:
     """Declare models, one dictionary, the diff, the grids, the adaptive screens and the null controls."""
-    stage = demo.setting(study, WORLD, post=demo.LIGHT)
+    stage = demo.setting(study, WORLD)
     bad = demo.tuned(study, stage, "misaligned", DOMAIN, "obvious")
     learned = study.run("dictionary", demo.learning(stage, bad, demo.texts(study, WORLD), tokens=500_000))
     sets = demo.probes(study, WORLD, DOMAIN)
