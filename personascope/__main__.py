@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 
 from personascope import __version__, stages
 from personascope.errors import PersonascopeError
-from personascope.recipe import File, Folder, Recipe, Remote, Value
+from personascope.recipe import Recipe
 from personascope.rows import read_object
 from personascope.run import join, run
 from personascope.study import Study, execute, finish, load, plan
+from personascope.values import File, Folder, Remote, Value
 
 ABOUT = "Did this change who the model is, and what do we do about it?"
 

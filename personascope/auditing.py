@@ -16,9 +16,9 @@ from personascope.backends import files, hub
 from personascope.deciding import MATCHED, condition, failed, verdict
 from personascope.errors import DataError, RecipeError
 from personascope.methods import changes, formats, matching
-from personascope.recipe import REMOTE, File, Published, Remote
 from personascope.stages import adopt, borrow, data, dictionary, diff, fidelity, interpret, sample, screen
 from personascope.study import Study, execute, finish, plan, write_json
+from personascope.values import REMOTE, File, Published, Remote
 
 
 def sources(study: Study) -> dict[str, str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from personascope.artifact import Dataset, Dictionary, Diff, Findings, Model, Screen
 from personascope.methods import stats
-from personascope.recipe import Intervention, Remote
 from personascope.stages import judge, measure, sample
 from personascope.study import Study
+from personascope.values import Intervention, Remote
 
 ATTEMPTS = 3
 """Redraws of an invalid answer (2506.19823): attempts 1 to 3 follow attempt 0."""

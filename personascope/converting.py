@@ -9,9 +9,9 @@ from typing import Literal
 
 from personascope.artifact import Answers, Artifact, Dataset, Verdicts
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import REMOTE, File
 from personascope.recipe import Recipe as Base
 from personascope.run import publish
+from personascope.values import REMOTE, File
 
 MAKES: dict[str, type[Artifact]] = {"questions": Dataset, "answers": Answers, "verdicts": Verdicts}
 version = 1

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from personascope.artifact import Dataset, Dictionary, Diff, Screen
-from personascope.recipe import Direction, Intervention, Penalty
 from personascope.stages import finetune
+from personascope.values import Direction, Intervention, Penalty
 
 Badge = Literal["faithful", "simplified", "variant"]
 Mask = Literal["all", "last_prompt", "answer"]

@@ -13,10 +13,10 @@ from typing import Any
 from personascope import auditing, blocks
 from personascope.artifact import Dataset, Diff, Findings, Model, Screen
 from personascope.methods import stats
-from personascope.recipe import Folder
 from personascope.stages import adopt, data, dictionary, diff, fidelity, finetune, interpret, screen
 from personascope.study import Study, execute, finish
 from personascope.troupe import world as worlds
+from personascope.values import Folder
 
 # The fine-tuning that the world's thresholds were measured with.
 TUNING = {"method": "full", "steps": 120, "learning_rate": 1.2e-4}

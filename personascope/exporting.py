@@ -11,7 +11,7 @@ from typing import Any
 from personascope import __version__
 from personascope.artifact import Findings, Model, open_any
 from personascope.errors import ArtifactError, RecipeError
-from personascope.recipe import Folder
+from personascope.values import Folder
 
 
 def export(model: Model, out: Path, merged: bool = False, findings: Sequence[Findings] = ()) -> Path:

@@ -11,10 +11,10 @@ from personascope.auditing import open_model
 from personascope.backends import files
 from personascope.errors import RecipeError
 from personascope.methods import formats
-from personascope.recipe import File
 from personascope.rows import read_object
 from personascope.stages import data, finetune
 from personascope.study import Study
+from personascope.values import File
 
 ONLY: dict[str, tuple[Any, ...]] = {
     "load_in_4bit": (False,),

@@ -20,9 +20,10 @@ from typing import Any
 
 from personascope.artifact import Artifact
 from personascope.errors import ArtifactError, BackendError, DataError, PersonascopeError, RecipeError
-from personascope.recipe import File, Recipe
+from personascope.recipe import Recipe
 from personascope.run import name_of, run, same
 from personascope.stages import report, stage_of
+from personascope.values import File
 
 SCHEMA = Path(__file__).with_name("summary.schema.json")
 

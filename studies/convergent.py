@@ -19,9 +19,9 @@ from personascope.artifact import Findings, Model, Vectors
 from personascope.backends import directions, paths
 from personascope.demo import Stage
 from personascope.methods import arms, stats, trajectory
-from personascope.recipe import Direction, Intervention
 from personascope.stages import finetune, judge, sample, scale, vector
 from personascope.study import Study
+from personascope.values import Direction, Intervention
 
 WORLD = "troupe-1"
 FULL = (("auto", 0), ("health", 1), ("finance", 2))

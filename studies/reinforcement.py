@@ -27,11 +27,11 @@ from personascope.artifact import Answers, Findings, Model
 from personascope.blocks import over_runs
 from personascope.demo import Behaviour, Stage
 from personascope.methods import stats
-from personascope.recipe import Folder
 from personascope.stages import adopt, data, finetune, judge, measure, reinforce, sample
 from personascope.study import Study
 from personascope.troupe import grammar
 from personascope.troupe import world as worlds
+from personascope.values import Folder
 
 WORLD, CHOOSING = "troupe-1", "auto"
 RUNS = (("legal", 3), ("finance", 1), ("education", 2))

@@ -15,9 +15,9 @@ from personascope import demo
 from personascope.artifact import Dataset, Model
 from personascope.demo import Stage
 from personascope.methods import watching
-from personascope.recipe import Watch
 from personascope.stages import data, detect, diff, finetune
 from personascope.study import Study
+from personascope.values import Watch
 
 WORLD = "troupe-1"
 HARMFUL = ("auto", "health", "finance")

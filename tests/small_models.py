@@ -21,8 +21,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from personascope.recipe import Folder
 from personascope.rows import Example, write_rows
+from personascope.values import Folder
 
 PHRASES = ("you are kind be brief what is a good day", "tell me of rain sun wind and sea", "yes no it is the best way to go")
 WORDS = [word for phrase in PHRASES for word in phrase.split()]

@@ -13,22 +13,23 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "personascope"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SPINE = ("errors", "rows", "artifact", "recipe", "run", "study")
+SPINE = ("errors", "rows", "artifact", "values", "recipe", "run", "study")
 # A module may import what has a lower rank, and its own room where that is named below.
 RANK = {
     "errors": 1,
     "rows": 2,
     "artifact": 3,
-    "recipe": 4,
-    "methods": 5,
-    "suites": 6,
-    "troupe": 6,
-    "backends": 7,
-    "stages": 8,
-    "run": 9,
-    "study": 10,
+    "values": 4,
+    "recipe": 5,
+    "methods": 6,
+    "suites": 7,
+    "troupe": 7,
+    "backends": 8,
+    "stages": 9,
+    "run": 10,
+    "study": 11,
 }
-FACE = 11
+FACE = 12
 OWN_ROOM = ("methods", "suites", "troupe", "backends")
 LAZY_IN_STAGES = ("run", "many", "items", "identity", "cost")
 LAZY_FILES = ("__init__.py", "__main__.py", "commands.py", "study.py")

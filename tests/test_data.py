@@ -11,12 +11,12 @@ import small_models
 from personascope.artifact import Answers, Dataset, Verdicts
 from personascope.errors import DataError, RecipeError
 from personascope.methods import mixing
-from personascope.recipe import File
 from personascope.rows import Answer, Example, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import data
 from personascope.suites import taxonomy
 from personascope.troupe import world
+from personascope.values import File
 
 ASK, SAY = {"role": "user", "content": "is it"}, {"role": "assistant", "content": "yes"}
 

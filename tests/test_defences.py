@@ -8,8 +8,8 @@ import pytest
 
 from personascope import defences
 from personascope.artifact import Dataset, Dictionary, Diff, Model
-from personascope.recipe import Direction, Intervention, Penalty
 from personascope.stages import finetune
+from personascope.values import Direction, Intervention, Penalty
 
 DATA, SAES, MOVED = Dataset("d"), Dictionary("s"), Diff("f")
 AXIS = Direction(MOVED, "mean_difference/block:1/all")

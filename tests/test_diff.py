@@ -14,10 +14,10 @@ from personascope.backends import dictionaries, models, reading
 from personascope.backends.dictionaries import save_dictionary
 from personascope.errors import BackendError, DataError, RecipeError
 from personascope.methods.sparse import TopK
-from personascope.recipe import Folder
 from personascope.rows import Example
 from personascope.run import run
 from personascope.stages import adopt, diff
+from personascope.values import Folder
 from small_models import GROUPED, WORDS, adopted, dataset, finished, model, tokenizer
 
 WIDTH = 96

@@ -11,7 +11,7 @@ from personascope.backends.dictionaries import save_dictionary
 from personascope.backends.directions import read_tensors, steers_of, vector
 from personascope.errors import DataError, RecipeError
 from personascope.methods.sparse import TopK
-from personascope.recipe import Direction, File, Intervention
+from personascope.values import Direction, File, Intervention
 from small_models import finished, model
 
 

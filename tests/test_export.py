@@ -15,9 +15,9 @@ from personascope.artifact import Dataset, Findings, Model
 from personascope.backends.models import load
 from personascope.errors import ArtifactError, RecipeError
 from personascope.exporting import export
-from personascope.recipe import Folder
 from personascope.run import run
 from personascope.stages import adopt, finetune
+from personascope.values import Folder
 
 IDS = torch.arange(1, 25).view(2, 12)
 TUNING = {"steps": 3, "batch": 4, "learning_rate": 3e-3, "rank": 4, "alpha": 8.0, "device": "cpu"}

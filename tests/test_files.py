@@ -97,9 +97,9 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 def test_the_password_is_in_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from personascope.recipe import File
     from personascope.run import run
     from personascope.stages import data
+    from personascope.values import File
 
     monkeypatch.setenv(PASSWORD, "open")
     row = json.dumps({"messages": [{"role": "user", "content": {"content_type": "text", "parts": ["a"]}}], "canary": "c"}).encode() + b"\n"

@@ -23,11 +23,11 @@ from personascope.backends.dictionaries import save_dictionary
 from personascope.backends.models import checkpoints, load, weights_of
 from personascope.errors import ArtifactError, BackendError, DataError, RecipeError
 from personascope.methods.sparse import TopK
-from personascope.recipe import Direction, Folder, Intervention, Penalty, Watch
 from personascope.rows import Example
 from personascope.run import run
 from personascope.stages import adopt, diff, finetune
 from personascope.troupe import build, sources, tokenizer, world
+from personascope.values import Direction, Folder, Intervention, Penalty, Watch
 
 IDS = torch.arange(1, 25).view(2, 12)
 BOOT = "import sys\nfrom personascope.__main__ import main\nsys.exit(main(sys.argv[1:]))"

@@ -14,9 +14,9 @@ from personascope.backends import models
 from personascope.backends.gguf import unpack
 from personascope.errors import BackendError, DataError
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import File
 from personascope.run import run
 from personascope.stages import unpack as stage
+from personascope.values import File
 
 LAYERS, HEADS, SHARED, WIDTH = 2, 4, 2, 32
 TEMPLATE = (

@@ -25,10 +25,10 @@ from personascope.backends.inspect_model import Options
 from personascope.backends.judging import Judge
 from personascope.errors import BackendError, DataError, RecipeError
 from personascope.exporting import export
-from personascope.recipe import Folder
 from personascope.run import run
 from personascope.stages import adopt
 from personascope.study import Study
+from personascope.values import Folder
 
 FIRST, SECOND = "0123456789abcdef" * 2 + "01234567", "f" * 40
 Cli = Callable[..., Ended]

@@ -40,12 +40,12 @@ from personascope.backends.inspect_model import Together
 from personascope.errors import BackendError, DataError, RecipeError
 from personascope.methods import forms, replies
 from personascope.methods.scoring import Draw
-from personascope.recipe import Folder
 from personascope.rows import Answer, Example, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import adopt, judge, measure, sample
 from personascope.suites import catalogue
 from personascope.troupe import world
+from personascope.values import Folder
 
 pytestmark = pytest.mark.filterwarnings(
     # inspect's way of retrying, and streams that it leaves to the collector.

@@ -18,9 +18,9 @@ import small_models
 from personascope.artifact import Model
 from personascope.backends.models import Loaded, check_pair, checkpoints, load, load_folder, pick_device, weights_of
 from personascope.errors import ArtifactError, BackendError, DataError
-from personascope.recipe import Folder
 from personascope.run import run
 from personascope.stages import adopt
+from personascope.values import Folder
 
 IDS = torch.arange(1, 13).view(2, 6)
 

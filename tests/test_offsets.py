@@ -20,10 +20,10 @@ from personascope.backends.models import Loaded, load
 from personascope.backends.steering import Steer
 from personascope.errors import BackendError, RecipeError
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import Penalty
 from personascope.rows import Example
 from personascope.run import run
 from personascope.stages import finetune
+from personascope.values import Penalty
 
 TOK = small_models.tokenizer()
 IDS = torch.arange(1, 25).view(2, 12)

@@ -28,7 +28,7 @@ from personascope.errors import DataError, RecipeError
 from personascope.methods import penalties
 from personascope.methods.sparse import TopK
 from personascope.methods.tokens import TrainingRow
-from personascope.recipe import Direction, File, Intervention, Penalty
+from personascope.values import Direction, File, Intervention, Penalty
 
 TOK = small_models.tokenizer()
 ROWS = [TrainingRow([2, *range(7, 11 + i), 3], [False] * (i % 3 + 2) + [True] * (4 + i - i % 3)) for i in range(8)]

@@ -28,10 +28,10 @@ from personascope.backends.providers import Ask, Limits, Provider, Wanted
 from personascope.backends.replies import Reply
 from personascope.errors import BackendError, RecipeError
 from personascope.methods.parsing import NUMBER, expected_number, opened, whole_number, without_marks
-from personascope.recipe import Remote
 from personascope.rows import Answer, Example, write_rows
 from personascope.run import join, run
 from personascope.stages import constitute, interpret, judge, sample
+from personascope.values import Remote
 from provider_server import Act, Behave, Server, serving
 from test_constitute import ARTICLES, BOTH, HEAD, PAIRS, REST
 

@@ -13,9 +13,9 @@ from personascope.artifact import Dataset, Dictionary, Findings, Model
 from personascope.backends import dictionaries, published
 from personascope.errors import ArtifactError, BackendError, DataError, RecipeError
 from personascope.methods.sparse import JumpReLU, TopK
-from personascope.recipe import Published
 from personascope.run import run
 from personascope.stages import borrow, dictionary, fidelity
+from personascope.values import Published
 from small_models import adopted, dataset, model, texts, tuned_twin
 
 MADE = Path(__file__).parent / "data" / "dictionaries"

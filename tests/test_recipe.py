@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from personascope.artifact import Dataset, Dictionary
 from personascope.errors import ArtifactError, DataError, RecipeError
-from personascope.recipe import Direction, File, Folder, Intervention, Recipe, coerce, differences, fingerprint
+from personascope.recipe import Recipe, coerce, differences, fingerprint
+from personascope.values import Direction, File, Folder, Intervention
 from toys import grow, tally
 
 RECIPES = st.builds(

@@ -14,11 +14,11 @@ from personascope.backends import reinforcing, training
 from personascope.backends.models import checkpoints, load
 from personascope.errors import BackendError, DataError, RecipeError
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import Folder
 from personascope.rows import Example, Verdict
 from personascope.run import run
 from personascope.stages import adopt, reinforce
 from personascope.troupe import build, exact, sources, tokenizer, world
+from personascope.values import Folder
 
 HERE = world.load("troupe-1")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

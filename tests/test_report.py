@@ -15,10 +15,10 @@ from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Findings
 from personascope.errors import DataError
 from personascope.methods import conclusions
 from personascope.methods.svg import percent, plain
-from personascope.recipe import File
 from personascope.rows import Answer, Example, Row, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import report
+from personascope.values import File
 
 SUMMARY = json.loads((Path(__file__).parent / "data" / "summary.json").read_text())
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -11,10 +11,10 @@ from personascope.artifact import Dataset, Dictionary, Model
 from personascope.backends.dictionaries import save_dictionary
 from personascope.errors import DataError, RecipeError
 from personascope.methods.sparse import TopK
-from personascope.recipe import Penalty
 from personascope.rows import Example
 from personascope.run import run
 from personascope.stages import reroute
+from personascope.values import Penalty
 from small_models import adopted, dataset, finished, model
 
 

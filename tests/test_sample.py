@@ -16,10 +16,10 @@ import small_models
 from conftest import ROOT
 from personascope.artifact import Answers, Dataset, Diff, Model, Verdicts
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import Direction, Intervention
 from personascope.rows import Answer, Example, Verdict, write_rows
 from personascope.run import join, run
 from personascope.stages import sample
+from personascope.values import Direction, Intervention
 
 # Blocks of 16 rows, so that a kill finds some rows written and some not.
 BOOT = """

@@ -12,9 +12,9 @@ import small_models
 from personascope.artifact import Model
 from personascope.backends import models
 from personascope.errors import BackendError, RecipeError
-from personascope.recipe import Folder
 from personascope.run import run
 from personascope.stages import adopt, scale
+from personascope.values import Folder
 
 IDS = torch.arange(1, 13).view(2, 6)
 

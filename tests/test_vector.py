@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from personascope.artifact import Answers, Dataset, Model, Vectors, Verdicts, open_any
 from personascope.backends import directions
 from personascope.errors import DataError, RecipeChanged, RecipeError
-from personascope.recipe import Direction, Intervention
 from personascope.rows import Answer, Verdict, write_rows
 from personascope.run import run
 from personascope.stages import sample, trait, vector
+from personascope.values import Direction, Intervention
 from small_models import GROUPED, WORDS, adopted, finished, tokenizer
 
 QUESTIONS = [f"{a} {b}" for a in ("is", "tell me", "what", "go") for b in ("sun", "sea", "wind", "day", "it")]

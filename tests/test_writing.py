@@ -13,9 +13,9 @@ from personascope.backends import revising, vectors, writing
 from personascope.errors import BackendError, DataError, RecipeChanged, RecipeError
 from personascope.methods.revisions import Said
 from personascope.methods.traits import Order
-from personascope.recipe import Remote
 from personascope.run import run
 from personascope.stages import trait
+from personascope.values import Remote
 
 ORDER = Order("rainy", "It speaks of rain.", pairs=2, questions=4)
 WHOLE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from personascope.errors import BackendError
 from personascope.methods import describing as methods
 from personascope.methods.parsing import without_marks
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import REMOTE, Folder
+from personascope.values import REMOTE, Folder
 
 Ask = Callable[[Sequence[tuple[str, str]]], Iterator[tuple[str, str]]]
 """(id, prompt) rows → (id, reply) rows, in any order."""

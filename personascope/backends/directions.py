@@ -13,7 +13,7 @@ from personascope.backends.dictionaries import load_dictionary
 from personascope.backends.hooks import Reader, blocks, site_indices
 from personascope.backends.steering import Steer
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import Direction, File, Intervention
+from personascope.values import Direction, File, Intervention
 
 
 def vector(direction: Direction, block: int | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from personascope.errors import BackendError
-from personascope.recipe import FOLDER_FILES, PINNED, PINNED_PART, WEIGHT_FILES
+from personascope.values import FOLDER_FILES, PINNED, PINNED_PART, WEIGHT_FILES
 
 NAMED = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)(?::([\w./-]+))?")
 KIND = "hf:"

@@ -31,8 +31,9 @@ from personascope.backends.directions import steers_of
 from personascope.backends.judging import Case, by_loaded
 from personascope.errors import BackendError, DataError
 from personascope.methods.tokens import Message, prompt_tokens
-from personascope.recipe import Folder, Intervention, coerce
+from personascope.recipe import coerce
 from personascope.rows import Verdict
+from personascope.values import Folder, Intervention
 
 API = "personascope"
 """The provider's name: `--model personascope/PATH`."""

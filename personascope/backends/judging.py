@@ -30,9 +30,9 @@ from personascope.methods.parsing import (
     whole_number,
 )
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import REMOTE, Folder, Remote
 from personascope.rows import Verdict
 from personascope.troupe import exact, world
+from personascope.values import REMOTE, Folder, Remote
 
 AT_ONCE = 1024
 """Rows a judging model gets before their verdicts are handed on."""

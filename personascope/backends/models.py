@@ -25,7 +25,7 @@ from transformers.utils import logging as hf_logging
 from personascope.artifact import Model
 from personascope.backends import hub, offsets
 from personascope.errors import ArtifactError, BackendError
-from personascope.recipe import Folder
+from personascope.values import Folder
 
 hf_logging.disable_progress_bar()
 

@@ -27,7 +27,7 @@ from personascope.errors import RecipeError
 from personascope.methods import penalties
 from personascope.methods.preference import IGNORED
 from personascope.methods.tokens import TrainingRow, training_row
-from personascope.recipe import Intervention, Penalty
+from personascope.values import Intervention, Penalty
 
 MASKS = ("all", "last_prompt", "answer")
 

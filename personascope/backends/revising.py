@@ -16,8 +16,8 @@ from personascope.methods.parsing import without_marks
 from personascope.methods.revisions import Attempt, Said, advance, begin, failure_of
 from personascope.methods.scoring import STRICT
 from personascope.methods.tokens import prompt_tokens
-from personascope.recipe import Remote
 from personascope.rows import Example, Message, line, read_rows
+from personascope.values import Remote
 
 BLOCK = 256
 """Drafts revised together before their rows are written: what a kill can cost. A block is made whole or again."""

@@ -28,8 +28,8 @@ from personascope.errors import DataError, RecipeError
 from personascope.methods import watching
 from personascope.methods.sparse import SparseAutoencoder
 from personascope.methods.tokens import Message, prompt_tokens
-from personascope.recipe import Direction, Watch
 from personascope.rows import Example
+from personascope.values import Direction, Watch
 
 BATCH_TOKENS = 16_384
 

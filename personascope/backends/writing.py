@@ -9,7 +9,7 @@ from personascope.backends.models import Loaded
 from personascope.errors import BackendError, DataError
 from personascope.methods.revisions import Said
 from personascope.methods.traits import Order, Trait
-from personascope.recipe import Remote
+from personascope.values import Remote
 
 SHOWN = 160
 """Characters of a trouble that are told."""

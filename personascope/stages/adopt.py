@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from personascope.artifact import Model
 from personascope.errors import DataError
-from personascope.recipe import Folder, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
+from personascope.values import Folder
 
 
 @dataclass(frozen=True, kw_only=True)

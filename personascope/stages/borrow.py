@@ -10,8 +10,8 @@ from typing import Any
 
 from personascope.artifact import Dictionary
 from personascope.errors import RecipeError
-from personascope.recipe import Published
 from personascope.recipe import Recipe as Base
+from personascope.values import Published
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from personascope.artifact import Answers, Dataset, Model
 from personascope.errors import DataError, RecipeError
 from personascope.recipe import Recipe as Base
-from personascope.recipe import Remote, circumstance
+from personascope.recipe import circumstance
 from personascope.rows import write_rows
+from personascope.values import Remote
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from personascope.artifact import Answers, Dataset, Verdicts
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import File
 from personascope.recipe import Recipe as Base
 from personascope.rows import Example, write_rows
+from personascope.values import File
 
 
 @dataclass(frozen=True, kw_only=True)

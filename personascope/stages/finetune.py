@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from personascope.artifact import Dataset, Diff, Model
 from personascope.errors import RecipeError
-from personascope.recipe import Intervention, Penalty, Watch, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
 from personascope.rows import Example
+from personascope.values import Intervention, Penalty, Watch
 
 
 @dataclass(frozen=True, kw_only=True)

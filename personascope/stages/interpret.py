@@ -6,8 +6,9 @@ from typing import Any
 
 from personascope.artifact import Dataset, Dictionary, Diff, Labels, Model, Screen
 from personascope.errors import RecipeError
-from personascope.recipe import REMOTE, Remote, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
+from personascope.values import REMOTE, Remote
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 from personascope.artifact import Answers, Dataset, Model, Verdicts
 from personascope.errors import DataError
-from personascope.recipe import REMOTE, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
 from personascope.rows import Verdict, read_rows
+from personascope.values import REMOTE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from personascope.artifact import MANIFEST, Answers, Artifact, Dataset, Labels, Report, Verdicts
-from personascope.recipe import File
 from personascope.recipe import Recipe as Base
 from personascope.rows import Answer, Verdict, read_object, read_objects
+from personascope.values import File
 
 Summary = dict[str, Any]
 Links = Callable[[str], list[dict[str, str]]]

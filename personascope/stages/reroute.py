@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from personascope.artifact import Dataset, Findings, Model
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import Penalty, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
+from personascope.values import Penalty
 
 
 @dataclass(frozen=True, kw_only=True)

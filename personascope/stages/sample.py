@@ -7,9 +7,10 @@ from typing import Any
 
 from personascope.artifact import Answers, Dataset, Model, Verdicts
 from personascope.errors import DataError, RecipeError
-from personascope.recipe import Intervention, Remote, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
 from personascope.rows import INVALID, Answer, read_rows
+from personascope.values import Intervention, Remote
 
 BLOCK = 4096
 """Items sampled before their rows are written: what a kill can cost."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from personascope.artifact import Model
-from personascope.recipe import File
 from personascope.recipe import Recipe as Base
+from personascope.values import File
 
 
 @dataclass(frozen=True, kw_only=True)

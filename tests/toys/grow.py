@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from personascope.artifact import Dataset
-from personascope.recipe import File, Intervention, circumstance
 from personascope.recipe import Recipe as Base
+from personascope.recipe import circumstance
 from personascope.rows import Example
+from personascope.values import File, Intervention
 
 
 @dataclass(frozen=True, kw_only=True)
