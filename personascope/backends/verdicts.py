@@ -19,22 +19,13 @@ def record(s: Screening) -> dict[str, Any]:
     """Test on the report questions and tell; strengths and winners were chosen on the selection questions.
 
     Every latent that came through the search is tested at its own strengths; the false-discovery rate is controlled over
-    all that were nominated, those dropped before with p = 1. What is shown as a winner is asked everything; the others are
-    looked at once, and again where that does not settle it (`screening.two_looks`), so that the effects of those that
-    were clear at once rest on fewer answers.
+    all that were nominated, those dropped before with p = 1.
     """
     ranked = sorted(s.kept, key=lambda trial: -s.effect(trial))
     best = ranked[0]
     winners = {mask: next(t for t in ranked if t[1] == mask) for mask in s.recipe.masks}
     shown = list(dict.fromkeys([best, *winners.values(), *s.references]))
-    whole = s.recipe.method == "grid" or s.recipe.report_draws == 1
-    s.test([*ranked, *s.references] if whole else shown)
-    s.test_first(() if whole else [t for t in ranked if t not in shown])
-    for mask in s.recipe.masks:
-        wanted = s.recipe.null_masks == "every" and any(t[1] == mask and _by_chance(s, t) <= s.recipe.fdr for t in ranked)
-        if mask == best[1] or wanted:
-            s.run_nulls(mask)
-    s.test_again(t for t in ranked if (first := _first(s, t)) and screening.undecided(first, s.recipe.fdr, len(s.trials)))
+    _ask(s, ranked, shown)
     tests = _tests(s)
     causal = [t for t in ranked if tests[t]["q"] <= s.recipe.fdr]
     s.grid.look((s.point(t, side, "shown", x) for t in shown for side in SIDES for x in s.recipe.strengths), "shown")
@@ -63,6 +54,22 @@ def record(s: Screening) -> dict[str, Any]:
         "dose": [_dose(s, t, side, x) for t in shown for side in SIDES for x in (0.0, *s.recipe.strengths)],
         "spent": s.grid.spent,
     }
+
+
+def _ask(s: Screening, ranked: Sequence[Trial], shown: Sequence[Trial]) -> None:
+    """Ask the report questions, and run the nulls that the answers are held against.
+
+    What is shown is asked everything, and so is everyone in a full grid. The others are looked at once, and again where
+    that does not settle it (`screening.two_looks`): the effects of those that were clear at once rest on fewer answers.
+    """
+    whole = s.recipe.method == "grid" or s.recipe.report_draws == 1
+    s.test([*ranked, *s.references] if whole else shown)
+    s.test_first(() if whole else [t for t in ranked if t not in shown])
+    for mask in s.recipe.masks:
+        wanted = s.recipe.null_masks == "every" and any(t[1] == mask and _by_chance(s, t) <= s.recipe.fdr for t in ranked)
+        if mask == ranked[0][1] or wanted:
+            s.run_nulls(mask)
+    s.test_again(t for t in ranked if (first := _first(s, t)) and screening.undecided(first, s.recipe.fdr, len(s.trials)))
 
 
 def _counts(s: Screening, trial: Trial) -> tuple[Counts, Counts, Counts, Counts]:
