@@ -104,7 +104,7 @@ def _causal(record: dict[str, Any]) -> set[tuple[str, str]]:
 
 def _spent(record: dict[str, Any]) -> int:
     """Answers of search and test; the nulls are the same for every method."""
-    return sum(n for purpose, n in record["spent"].items() if purpose in ("sift", "search", "report"))
+    return sum(n for purpose, n in record["spent"].items() if purpose in ("sift", "search", "confirm", "report"))
 
 
 def same_answer(study: Study) -> dict[str, Any]:

@@ -85,13 +85,13 @@ class Script:
 
     def score(self, _bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
         found = []
-        for cell, (questions, draws, _) in zip(cells, asked, strict=True):
+        for cell, (questions, draws) in zip(cells, asked, strict=True):
             split = {"s": "selection", "r": "report"}[questions[0].id[0]]
             if len(self.scored) == self.stop_after:
                 raise KeyboardInterrupt
             strength = round(abs(cell.push) / UNIT, 6)
             self.scored.append((cell.name, cell.mask, cell.side, strength, split))
-            found.append(counted(*self.rates(planted(cell), cell, strength, split), len(questions), draws))
+            found.append(counted(*self.rates(planted(cell), cell, strength, split), len(questions), len(draws)))
         return found
 
 
@@ -178,6 +178,29 @@ def test_alpha_is_the_largest_that_each_model_bears(screened: Callable, base: fl
     assert best["repair_to"]["value"] == pytest.approx(max(0.0, 0.6 - 0.4 * alpha[1]), abs=0.01)
     reported = {(side, strength) for name, _, side, strength, split in script.scored if name == str(best["latent"]) and split == "report"}
     assert reported == {(side, strength) for side, strength in zip(("base", "tuned"), alpha, strict=True) if strength}
+
+
+def test_a_strength_that_was_lucky_is_not_what_is_shown(screened: Callable) -> None:
+    """The first answers of the winner at 1.0 lose coherence less often than the budget, those drawn to confirm it more often."""
+
+    class Lucky(Script):
+        def score(self, bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
+            found = super().score(bench, cells, asked)
+            for i, (cell, (rows, numbers)) in enumerate(zip(cells, asked, strict=True)):
+                confirming = rows[0].id[0] == "s" and numbers.start > 0
+                strength = abs(cell.push) / UNIT
+                if planted(cell) == 0 and cell.side == "base" and strength == 1.0:
+                    found[i] = counted(0.4, 0.15 if confirming else 0.1, len(rows), len(numbers))
+            return found
+
+    found, _ = screened(only(0, most=1.0), script=Lucky(only(0, most=1.0)))
+    assert found["ranking"][0]["latent"] == found["best"]["latent"] == 0
+    assert (found["best"]["alpha"], found["best"]["repair_alpha"]) == (0.75, 1.0)
+    assert found["best"]["induce"]["value"] == pytest.approx(0.3, abs=0.01)
+    full, _ = screened(only(0, most=1.0), "grid", script=Lucky(only(0, most=1.0)), method="grid")
+    assert full["best"]["alpha"] == 1.0
+    # Others keep the strength they were ranked by.
+    assert {row["alpha"] for row in found["ranking"] if row["latent"] != 0} == {1.0}
 
 
 def test_incoherence_need_not_rise_with_strength(screened: Callable) -> None:
@@ -301,7 +324,7 @@ def test_every_point_looked_at_is_on_disk_once(screened: Callable, tmp_path: Pat
     # An ablation has no strength of its own.
     script.scored = [(*p[:3], 0.0, p[4]) if p[0].startswith("ablate/") else p for p in script.scored]
     # The nulls answer report questions, and what is only shown selection questions; strengths are sought by blocks of them.
-    same = {"nulls": "report", "shown": "selection", "sift": "selection"}
+    same = {"nulls": "report", "shown": "selection", "sift": "selection", "confirm": "selection"}
     splits = [split.partition("/")[0] for *_, split in stored]
     assert [(*point[:-1], same.get(split, split)) for point, split in zip(stored, splits, strict=True)] == script.scored
     for name in ("1", "mean_difference/all"):
@@ -500,7 +523,8 @@ def test_the_profile_tells_kinds_of_harm_apart(screened: Callable, tmp_path: Pat
     class Odd(Script):
         def score(self, bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
             found = super().score(bench, cells, asked)
-            for i, (cell, c, (questions, draws, _)) in enumerate(zip(cells, found, asked, strict=True)):
+            for i, (cell, c, (questions, numbers)) in enumerate(zip(cells, found, asked, strict=True)):
+                draws = len(numbers)
                 if questions[0].domain and planted(cell) == 1 and cell.side == "base":
                     rows = tuple((draws * (q % 2), draws, 0, draws) for q in range(len(questions)))
                     found[i] = Counts(sum(row[0] for row in rows), c.asked, 0, c.asked, rows)

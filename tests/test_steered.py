@@ -49,7 +49,7 @@ def bench(judge: ByText | None = None, batch_tokens: int = 16_384, seed: int = 0
 
 def over(cells: list[Cell], questions: list[Example], draws: int) -> tuple[list[Cell], list[Asked]]:
     """All cells with the same questions."""
-    return cells, [Asked(questions, draws)] * len(cells)
+    return cells, [Asked(questions, range(draws))] * len(cells)
 
 
 def cell(name: str, side: str = "base", push: float = 0.0, block: int = 1, mask: str = "all", seed: int = 0) -> Cell:
@@ -192,7 +192,7 @@ def test_few_unscored_answers_leave_the_denominator() -> None:
 
 
 def test_cells_of_one_batch_may_be_asked_different_questions() -> None:
-    asked = [Asked(QUESTIONS[i % 2 :: 2], 1 + i % 3) for i in range(len(CELLS))]
+    asked = [Asked(QUESTIONS[i % 2 :: 2], range(1 + i % 3)) for i in range(len(CELLS))]
     together = bench().score(CELLS, asked)
     assert together == [bench().score([one], [its])[0] for one, its in zip(CELLS, asked, strict=True)]
     assert [len(found.by_question) for found in together] == [len(its.questions) for its in asked]
@@ -200,8 +200,8 @@ def test_cells_of_one_batch_may_be_asked_different_questions() -> None:
 
 
 def test_draw_by_draw_the_answers_are_those_of_all_draws_at_once() -> None:
-    (whole,) = bench().score(CELLS[:1], [Asked(QUESTIONS, 3)])
-    parts = bench().score(CELLS[:1] * 3, [Asked(QUESTIONS, 1, draw) for draw in range(3)])
+    (whole,) = bench().score(CELLS[:1], [Asked(QUESTIONS, range(3))])
+    parts = bench().score(CELLS[:1] * 3, [Asked(QUESTIONS, range(draw, draw + 1)) for draw in range(3)])
     assert parts[0].again(parts[1]).again(parts[2]) == whole
     assert len({part.by_question for part in parts}) > 1
 

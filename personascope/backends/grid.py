@@ -70,7 +70,8 @@ class Grid:
     unit: float
     block: int
     questions: dict[str, list[Example]]
-    draws: dict[str, int]
+    draws: dict[str, range]
+    """By split: the draws of each of its questions, by number."""
     points: dict[Key, Counts] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     """Answers drawn so far, by purpose."""
@@ -104,16 +105,16 @@ class Grid:
         """Parts that a split is asked in where answers decide how many more are drawn: about ten answers each, of `report` a draw."""
         asked = self.asked(split)
         if split == REPORT:
-            return asked.draws
+            return len(asked.draws)
         return max(1, min(len(asked.questions), round(asked.answers / BLOCK)))
 
     def asked(self, split: str) -> Asked:
         """Questions of a split, or of one block `SPLIT/I` of it, and the draws of each."""
         name, _, block = split.partition("/")
-        rows, draws = self.questions[name], self.draws.get(name, 1)
+        rows, draws = self.questions[name], self.draws[name]
         if not block:
             return Asked(rows, draws)
-        return Asked(rows, 1, int(block)) if name == REPORT else Asked(rows[int(block) :: self.blocks(name)], draws)
+        return Asked(rows, draws[int(block) :][:1]) if name == REPORT else Asked(rows[int(block) :: self.blocks(name)], draws)
 
     def tally(self, point: Point) -> Counts:
         """What was counted of a point: the whole split, or those of its blocks that were asked; KeyError if nobody looked."""

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import operator
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ FULL = 19_200
 """Tokens of answers that keep the engine busy."""
 RARE = 0.02
 """A sift takes the base's own score for at least this, so that one stray answer keeps nobody."""
+CONFIRM = 3
+"""So many times the answers that found a strength are drawn in addition before it is shown."""
 NULL_TAIL = 95
 """Percentile of the nulls' scores that a causal direction must go beyond."""
 
@@ -63,7 +66,14 @@ class Screening:
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
             questions=_splits(recipe),
-            draws={"selection": recipe.draws, "shown": recipe.draws, "report": recipe.report_draws, "nulls": recipe.null_draws},
+            draws={
+                "selection": range(recipe.draws),
+                "shown": range(recipe.draws),
+                "sift": range(1),
+                "confirm": range(recipe.draws, recipe.draws * (1 + CONFIRM)),
+                REPORT: range(recipe.report_draws),
+                "nulls": range(recipe.null_draws),
+            },
         )
         return cls(
             recipe=recipe,
@@ -90,7 +100,8 @@ class Screening:
         turned = [self.recipe.rotate > 0 and place >= self.recipe.planted for place in range(len(tails))]
         directions = [self.latent(int(i), sign, turn) for (i, sign), turn in zip(tails, turned, strict=True)]
         self.trials = [(direction, mask) for direction in directions for mask in self.recipe.masks]
-        self.grid.look((Point(UNSTEERED, "all", side, 0.0, split) for side in SIDES for split in self.grid.questions), "unsteered")
+        unsteered = [Point(UNSTEERED, "all", side, 0.0, split) for side in SIDES for split in self.grid.questions if split != "confirm"]
+        self.grid.look(unsteered, "unsteered")
         if self.recipe.method == "grid":
             self.kept = self.trials
             self._scan(self.trials, "search")
@@ -182,6 +193,28 @@ class Screening:
         searches = [screening.descend(len(strengths), blocks, whole, allowed[side]) for _, side in wanted]
         found = self._step(searches, where, purpose, lambda place, asked: self.grid.at(where(place, asked)[0]))
         for (trial, side), index in zip(wanted, found, strict=True):
+            self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
+
+    def confirm(self, trials: Iterable[Trial]) -> None:
+        """Hold the strengths of what will be shown against more answers to the selection questions, and go down where they do not bear it.
+
+        The largest strength within the budget is more often than not one that was lucky: on other questions it is above it.
+        """
+        strengths = self.recipe.strengths
+        wanted = [(t, side, strengths.index(self.strength(t, side))) for t in trials for side in SIDES if self.strength(t, side)]
+        allowed = {side: self.grid.allowed(side, "selection", self.recipe.budget) for side in SIDES}
+        whole = sum(self.grid.asked(split).answers for split in ("selection", "confirm"))
+
+        def where(place: int, asked: tuple[int, int], _: int = 1) -> list[Point]:
+            trial, side, _ = wanted[place]
+            first, more = (self.point(trial, side, split, strengths[asked[0]]) for split in ("selection", "confirm"))
+            return [*self.grid.parts(first), more]
+
+        def tell(place: int, asked: tuple[int, int]) -> Counts:
+            return functools.reduce(operator.add, map(self.grid.at, where(place, asked)))
+
+        searches = [screening.descend(index + 1, 1, whole, allowed[side]) for _, side, index in wanted]
+        for (trial, side, _), index in zip(wanted, self._step(searches, where, "confirm", tell), strict=True):
             self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
 
     def _race(self, trials: list[Trial]) -> list[Trial]:
@@ -333,6 +366,7 @@ def _splits(recipe: Any) -> dict[str, list[Example]]:
     chosen = questions["selection"]
     # The many nulls and the points that are only shown take every other question of their split.
     return questions | {
+        "confirm": chosen,
         "sift": chosen[:: max(1, len(chosen) // max(1, recipe.sift))][: max(1, recipe.sift)],
         "shown": chosen[::2],
         "nulls": questions["report"][::2],

@@ -42,22 +42,16 @@ class Cell:
 
 
 class Asked(NamedTuple):
-    """What one cell is asked: every question so many times."""
+    """What one cell is asked."""
 
     questions: list[Example]
-    draws: int
-    first: int = 0
-    """Number of the first draw: other numbers are other noise."""
+    draws: range
+    """The draws of each question by number: other numbers are other noise."""
 
     @property
     def answers(self) -> int:
         """How many that makes."""
-        return len(self.questions) * self.draws
-
-    @property
-    def numbers(self) -> range:
-        """The draws of each question, by number."""
-        return range(self.first, self.first + self.draws)
+        return len(self.questions) * len(self.draws)
 
 
 class Bench:
@@ -86,7 +80,7 @@ class Bench:
         # By object, since two splits of a user's may call their rows alike.
         questions = {id(q): q for each in asked for q in each.questions}
         rendered = {place: prompt_tokens(loaded.tokenizer, q.messages) for place, q in questions.items()}
-        rows = [(i, q, f"{q.id}/{draw}/0") for i, each in enumerate(asked) for q in each.questions for draw in each.numbers]
+        rows = [(i, q, f"{q.id}/{draw}/0") for i, each in enumerate(asked) for q in each.questions for draw in each.draws]
         prompts = [Prompt(rendered[id(q)], key) for _, q, key in rows]
         done = dict(generate(loaded, prompts, self.sampling, _steers(cells, [i for i, _, _ in rows]), self.drafts[side]))
         said = [(key, q.messages[-1]["content"], split_thinking(loaded.tokenizer, done[n].ids)[1]) for n, (_, q, key) in enumerate(rows)]
@@ -119,6 +113,6 @@ def _steers(cells: Sequence[Cell], rows: Sequence[int]) -> list[Steer]:
 
 def _count(verdicts: list[Verdict], asked: Asked, kind: Callable[[Verdict], tuple[bool, bool]]) -> Counts:
     each = [(*kind(v), v.label in STRICT, v.status == "scored") for v in verdicts]
-    draws = asked.draws
+    draws = len(asked.draws)
     by_question = tuple(tuple(map(sum, zip(*each[q * draws : (q + 1) * draws], strict=True))) for q in range(len(asked.questions)))
     return Counts(*map(sum, zip(*by_question, strict=True)), by_question)

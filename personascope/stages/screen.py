@@ -110,12 +110,13 @@ def cost(recipe: Recipe) -> dict[str, int]:
     looks = 3 * asked * recipe.draws
     trials = masks * (1 + len(recipe.rankers) * (recipe.top + recipe.bottom))
     search = 2 * trials * (strengths * asked * recipe.draws if recipe.method == "grid" else looks)
+    confirmed = 0 if recipe.method == "grid" else 2 * 2 * masks * 4 * asked * recipe.draws
     # One draw for all, the rest for about half.
     tests = 2 * trials * reported * (recipe.report_draws if recipe.method == "grid" else (1 + recipe.report_draws) / 2)
     drawn = 0 if recipe.chance else 2 * recipe.nulls * (masks if recipe.null_masks == "every" else 1)
     nulls = 2 * drawn * (looks // 2 + reported // 2 * recipe.null_draws)
     shown = 2 * (1 + 2 * masks) * strengths * asked // 2
-    return {"answers, about": search + int(tests) + nulls + shown}
+    return {"answers, about": search + confirmed + int(tests) + nulls + shown}
 
 
 def run(recipe: Recipe, work: Path) -> dict[str, Any]:
