@@ -235,7 +235,7 @@ def build(study: Study, setup: Setup) -> None:
     pair = {"base": stage.assistant, "dictionary": learned, "questions": sets.discovery}
     moved = study.run("diff", diff.Recipe(tuned=(bad,), contrast=contrast, **pair, **truth))
     # Every other strength: each null seeks its own among them, which is most of a screen's time.
-    screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=4, strengths=screen.STRENGTHS[::2]))
+    screened = study.run("screen", screening(stage, bad, moved, learned, sets, top=6, nulls=40, strengths=screen.STRENGTHS[::2]))
     parts = {"model": stage.assistant, "dictionary": learned, "texts": truth["labelled"], "diff": moved, "screen": screened}
     study.run("latents", interpret.Recipe(**parts, top=8, bottom=4, screened=8))
     twin = tuned(study, stage, "twin", domain, "correct", setup.seed)
