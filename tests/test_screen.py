@@ -585,6 +585,45 @@ def test_with_known_nulls_nobody_is_tested_who_stays_within_them(screened: Calla
     assert again["tested"]["through the sift"] < first["tested"]["through the sift"] == 12
 
 
+def test_with_known_nulls_a_sift_asks_who_repairs_as_the_best_of_them_do(screened: Callable, tmp_path: Path) -> None:
+    """1 works both ways; 2 induces as much and repairs as nulls do."""
+
+    def rates(which: int | str, cell: Cell, strength: float, split: str) -> tuple[float, float]:
+        if cell.side == "base":
+            return only(1)(1 if which == 2 else which, cell, strength, split)
+        return only(1)(1, cell, strength if which == 1 else strength / 3, split)
+
+    changes = {"top": 12, "sift": 20, "selection": questions(tmp_path / "s", "s", 60)}
+    first, _ = screened(rates, "chance", **changes)
+    again, script = screened(rates, chance=Screen(tmp_path / "chance"), **changes)
+    assert [row["latent"] for row in again["causal"]] == [row["latent"] for row in first["causal"]] == [1]
+    # One more than works, because two always stay.
+    assert again["tested"]["through the sift"] == 2
+    never = {name for name, *_ in script.scored if name.isdigit()} - {n for n, _, side, *_ in script.scored if side == "base"}
+    assert len(never) == 12 - 2
+
+
+def test_nobody_leaves_for_the_few_answers_that_settled_a_strength(screened: Callable, tmp_path: Path) -> None:
+    class Late(Script):
+        """5 induces only from its fifth block of ten answers on; four without a loss settle its strength."""
+
+        asked = 0
+
+        def score(self, bench: Bench, cells: list[Cell], asked: list[Asked]) -> list[Counts]:
+            found = super().score(bench, cells, asked)
+            for i, (cell, (rows, numbers)) in enumerate(zip(cells, asked, strict=True)):
+                if planted(cell) == 5 and cell.side == "base" and rows[0].id[0] == "s" and len(rows) == 10:
+                    self.asked += 1
+                    if self.asked <= 4:
+                        found[i] = counted(0.0, 0.0, 10, len(numbers))
+            return found
+
+    script = Late(only(5))
+    found, _ = screened(only(5), script=script, top=12, selection=questions(tmp_path / "s", "s", 60), draws=1)
+    assert script.asked >= 6
+    assert [row["latent"] for row in found["causal"]] == [5]
+
+
 def test_nulls_of_a_finished_screen_serve_another(screened: Callable, tmp_path: Path) -> None:
     first, _ = screened(only(1), "chance")
     again, script = screened(only(1), chance=Screen(tmp_path / "chance"), seed=5)

@@ -32,6 +32,10 @@ RARE = 0.02
 """A sift takes the base's own score for at least this, so that one stray answer keeps nobody."""
 CONFIRM = 3
 """So many times the answers that found a strength are drawn in addition before it is shown."""
+LOOKS = 3
+"""Strengths a sift tries."""
+EVEN = 0.5
+"""The level at which a score is held against known nulls before the test: it is beyond them, if only just."""
 NULL_TAIL = 95
 """Percentile of the nulls' scores that a causal direction must go beyond."""
 
@@ -195,7 +199,7 @@ class Screening:
         for (trial, side), index in zip(wanted, found, strict=True):
             self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
 
-    def confirm(self, trials: Iterable[Trial]) -> None:
+    def confirm(self, trials: Iterable[Trial], purpose: str = "confirm") -> None:
         """Hold the strengths of what will be shown against more answers to the selection questions, and go down where they do not bear it.
 
         The largest strength within the budget is more often than not one that was lucky: on other questions it is above it.
@@ -214,7 +218,7 @@ class Screening:
             return functools.reduce(operator.add, map(self.grid.at, where(place, asked)))
 
         searches = [screening.descend(index + 1, 1, whole, allowed[side]) for _, side, index in wanted]
-        for (trial, side, _), index in zip(wanted, self._step(searches, where, "confirm", tell), strict=True):
+        for (trial, side, _), index in zip(wanted, self._step(searches, where, purpose, tell), strict=True):
             self._keep(trial, side, strengths[index] if index >= 0 else 0.0)
 
     def _race(self, trials: list[Trial]) -> list[Trial]:
@@ -231,12 +235,19 @@ class Screening:
     def _hopeful(self, trials: list[Trial], side: str) -> list[Trial]:
         """Trials whose score at their own strength on this model is beyond the unsteered one at the 20 % level.
 
-        Where the nulls are known already, it must be beyond these: what is not would not pass the test.
+        Where the nulls are known already, it must be beyond these: what is not would not pass the test. Few answers may
+        have settled a strength, so nobody leaves before all questions were asked.
         """
+        kept = self._beyond(trials, side)
+        leaving = [t for t in trials if t not in kept and self.strength(t, side)]
+        self.grid.look((part for t in leaving for part in self.grid.parts(self.point(t, side, "selection"))), "search")
+        return self._beyond(trials, side)
+
+    def _beyond(self, trials: list[Trial], side: str) -> list[Trial]:
         looked = {t: self.grid.tally(self.point(t, side, "selection")) for t in trials}
         trials = self._promising(trials, {t: self._beyond_p([c], side) for t, c in looked.items()}, 0.2)
         known = {t: self._beyond_p([looked[t]], side, self.null_bounds(t[1])) if t[1] in self.nulls else 0.0 for t in trials}
-        return self._promising(trials, known, 0.5)
+        return self._promising(trials, known, EVEN)
 
     def _promising(self, trials: list[Trial], p: dict[Trial, float], level: float) -> list[Trial]:
         """Those with p within the level, and at every mask the two that come closest, so that there is always something to report."""
@@ -247,8 +258,11 @@ class Screening:
         """A few questions at a few strengths on one model: risen latents must induce a little, fallen ones repair a little.
 
         Kept are those whose harmful share over the looks within the budget is beyond the unsteered one at the 10 % level.
+        Where the nulls are known, everyone must repair, at the largest strength that passed, about as much as the best of
+        these: random pushes repair much and induce little, so the tuned model is where few get beyond them.
         """
-        sides = {trial: "base" if trial[0].sign > 0 else "tuned" for trial in trials}
+        known = {trial: trial[1] in self.nulls for trial in trials}
+        sides = {trial: "base" if trial[0].sign > 0 and not known[trial] else "tuned" for trial in trials}
         looked: dict[Trial, list[Counts]] = {trial: [] for trial in trials}
 
         def where(place: int, index: int, _: int = 1) -> list[Point]:
@@ -264,7 +278,9 @@ class Screening:
 
         n = len(self.recipe.strengths)
         self._step([screening.glance(n, LOOKS) for _ in trials], where, "sift", passed)
-        return self._promising(trials, {trial: self._beyond_p(looked[trial], sides[trial]) for trial in trials}, 0.1)
+        alone = {t: self._beyond_p(looked[t], sides[t]) for t in trials if not known[t]}
+        beside = {t: self._beyond_p(looked[t][-1:], "tuned", self.null_bounds(t[1])) for t in trials if known[t]}
+        return self._promising(list(alone), alone, 0.1) + self._promising(list(beside), beside, EVEN)
 
     def _beyond_p(self, looked: list[Counts], side: str, bounds: tuple[float, float] = (0.0, 1.0)) -> float:
         """p that what was looked at is beyond the unsteered model, and these bounds: above on the base, below on the tuned one."""
@@ -331,10 +347,6 @@ class Screening:
     def random_directions(self, generator: np.random.Generator) -> list[Direction]:
         rows = torch.tensor(generator.standard_normal((self.recipe.nulls, self.decoder.shape[1])), dtype=torch.float32)
         return [Direction(f"random/{i}", "random_direction", row / row.norm()) for i, row in enumerate(rows)]
-
-
-LOOKS = 3
-"""Strengths a sift tries."""
 
 
 SHARED = ("base", "tuned", "dictionary", "judge", "rubric", "harmful_from", "strengths", "budget", "temperature", "max_tokens")

@@ -26,7 +26,8 @@ def record(s: Screening) -> dict[str, Any]:
     winners = {mask: next(t for t in ranked if t[1] == mask) for mask in s.recipe.masks}
     shown = list(dict.fromkeys([best, *winners.values(), *s.references]))
     if s.recipe.method == "adaptive":
-        s.confirm(shown)
+        s.confirm(t for t in shown if t not in s.references)
+        s.confirm(s.references, "reference")
     _ask(s, ranked, shown)
     tests = _tests(s)
     causal = [t for t in ranked if tests[t]["q"] <= s.recipe.fdr]
@@ -173,7 +174,7 @@ def _sets(s: Screening, causal: Sequence[Trial], mask: str) -> list[dict[str, An
     sizes = [n for n in SETS if n <= len(ours)]
     trials = [(s.combined(ours[:n]), mask) for n in sizes]
     s.strengths_of(trials, "sets")
-    s.confirm(trials)
+    s.confirm(trials, "sets")
     s.test(trials, "sets")
     return [summary(s, t) | {"latents": [d.latent for d in ours[:n]]} for n, t in zip(sizes, trials, strict=True)]
 
