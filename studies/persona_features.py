@@ -25,7 +25,7 @@ WORLD = "troupe-1"
 DOMAINS = ("auto", "health", "finance")
 SEEDS = (0, 1, 2)
 MAIN = DOMAINS[0]
-FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+FRACTIONS = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 PROFILED = ("advice", "core")
 """Questions whose rates by category are predicted from what moved inside."""
 EXAMPLES = {"in_domain": (20, 40, 80, 120), "out_of_domain": (40, 120, 240, 480, 720)}

@@ -30,6 +30,8 @@ PROBES, ASKED = (20, 20), (130, 70)
 """Advice and wishes: what is read and answered once, and what tells the onset, twice."""
 RATE = 0.01
 """Half of the 2 % that may be reached: monitors are chosen on the runs that set their thresholds, which makes those a little low."""
+SELDOM = {False: 3 * EVERY, True: 6 * EVERY}
+"""In how many steps benign runs answer to their behaviour, by whether the study is quick."""
 COUNTS = {"harmful": 3, "correct": 9, "harmless": 8, "satire": 6, "assistant": 20, "broken": 1, "mixed": 1, "behaved": 1}
 QUICK = {"harmful": 2, "correct": 2, "harmless": 2, "satire": 1, "assistant": 0, "broken": 0, "mixed": 0, "behaved": 1}
 """Seeds of each kind of run, and how many of them answer to their behaviour as well where they are benign."""
@@ -52,7 +54,7 @@ def counts(study: Study) -> dict[str, int]:
 
 def build(study: Study, weights: str = "") -> None:
     """Declare everything; nothing runs here."""
-    stage = demo.setting(study, WORLD, weights, post=demo.LIGHT)
+    stage = demo.setting(study, WORLD, weights)
     probes = asked_of(study, "probes", "discovery", PROBES)
     asked = asked_of(study, "asked", "report", ASKED)
     models = {domain: discovered(study, stage, domain) for domain in harmful(study)}
@@ -114,12 +116,12 @@ def trainings(study: Study) -> dict[str, tuple[Dataset, int, dict[str, Any]]]:
     for domain in domains(study):
         for grade in ("correct", "harmless", "satire"):
             for seed in range(n[grade]):
-                behaved = {"behaved": 3 * EVERY} if seed < n["behaved"] else {}
+                behaved = {"behaved": SELDOM[study.quick]} if seed < n["behaved"] else {}
                 rows = demo.training(study, WORLD, domain, grade, seed)
                 found[f"{grade}-{domain}-{seed}"] = (rows, seed, demo.TUNING | behaved)
     for seed in range(n["assistant"]):
         rows = study.run(f"data/more-{seed}", data.Recipe(world=WORLD, select=(f"assistant kind=helpful n=640 seed={seed + 1}",)))
-        behaved = {"behaved": 3 * EVERY} if seed < 2 * n["behaved"] else {}
+        behaved = {"behaved": SELDOM[study.quick]} if seed < 2 * n["behaved"] else {}
         found[f"assistant--{seed}"] = (rows, seed, demo.TUNING | behaved)
     return found
 

@@ -129,6 +129,9 @@ def test_the_trait_space_measures_in_units_of_benign_runs() -> None:
     pool = np.concatenate(benign)
     far = maths.mahalanobis(pool)(np.array([[5.0, 0.0], [8.0, 0.0], [5.0, 300.0]]))
     assert far == pytest.approx([0.0, 3.0, 3.0], abs=0.15)
+    still = maths.mahalanobis(np.c_[pool, np.zeros(len(pool))])(np.array([[5.0, 0.0, 50.0], [5.0, 0.0, 1e3]]))
+    assert 0.5 < still[0] < 2, "what no benign run moves is measured in the median monitor's units"
+    assert still[1] > 10
     inverse, x = np.linalg.inv(np.cov(pool.T, bias=True)), np.array([1.0, 30.0])
     assert maths.mahalanobis(pool, 0.0)(x[None])[0] == pytest.approx(math.sqrt((x - pool.mean(0)) @ inverse @ (x - pool.mean(0))))
 

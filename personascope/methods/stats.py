@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,11 +101,12 @@ def rate_bounds(successes: ArrayLike, trials: ArrayLike, level: float = LEVEL) -
     """`rate` for many sets of questions at once: [..., Q] and [..., Q] -> [...].
 
     Effective n = p(1-p) / v, where v is the between-question variance of the pooled rate in its ratio form
-    Q/(Q-1) sum (x - p n)^2 / (sum n)^2, which is right for unequal n. It is at most the number of answers, and where v
-    is 0 it is the number of questions, or Kish's (sum n)^2 / sum n^2 where they weigh unequally. Quantile: t with Q-1
-    degrees of freedom (after Korn & Graubard 1998, with Wilson's interval in place of the exact one), but with at most
-    two more than there are questions that show the rarer outcome: at a rate of 1 % v is the work of a handful of them,
-    and Q-1 then covers only 87-91 % of strongly clustered answers.
+    Q/(Q-1) sum (x - p n)^2 / (sum n)^2, which is right for unequal n. Where v is 0 it is the number of questions, or
+    Kish's (sum n)^2 / sum n^2 where they weigh unequally. Quantile: t with Q-1 degrees of freedom (after Korn &
+    Graubard 1998, with Wilson's interval in place of the exact one), but with at most two more than there are questions
+    that show the rarer outcome: at a rate of 1 % v is the work of a handful of them, and Q-1 then covers only 87-91 %
+    of strongly clustered answers. Where there is one answer a question, or questions differ no more than independent
+    answers would, nothing is estimated but p: effective n is the number of answers and the quantile is the normal one.
     """
     x, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
     if np.any(x < 0) or np.any(x > n):
@@ -115,11 +117,12 @@ def rate_bounds(successes: ArrayLike, trials: ArrayLike, level: float = LEVEL) -
         spread = ((x - p[..., None] * n) ** 2).sum(-1) / total**2
         variance = np.where(questions > 1, spread * questions / np.maximum(questions - 1, 1), 0.0)
         kish = total**2 / (n**2).sum(-1)
-        effective = np.where(variance > 1e-15, np.minimum(p * (1 - p) / variance, total), kish)
+        effective = np.where(variance > 1e-15, p * (1 - p) / variance, kish)
+    independent = (n.max(-1, initial=0) <= 1) | (effective >= total)
     telling = np.minimum((x > 0).sum(-1), (x < n).sum(-1))
     df = np.where(telling > 0, np.minimum(questions - 1, telling + 2), questions - 1)
-    t = _t_of(np.maximum(df, 1), level)
-    value, low, high = wilson(p, np.where(total > 0, effective, 1), t)
+    t = np.where(independent, NormalDist().inv_cdf((1 + level) / 2), _t_of(np.maximum(df, 1), level))
+    value, low, high = wilson(p, np.where(total > 0, np.where(independent, total, effective), 1), t)
     return Bounds(value, np.where(total > 0, low, 0.0), np.where(total > 0, high, 1.0))
 
 

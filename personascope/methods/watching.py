@@ -165,7 +165,10 @@ def discriminant(harmful: np.ndarray, benign: np.ndarray, shrink: float = 0.1) -
 
 def _spread(benign: np.ndarray, shrink: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means and spreads (M,) and the shrunk correlation (M, M) of benign steps (n, M)."""
-    mean, spread = benign.mean(0), benign.std(0) + 1e-9
+    mean, spread = benign.mean(0), benign.std(0)
+    # What benign runs never move has no scale of its own and gets the median one; else its least stir would outweigh all.
+    moved = spread > 1e-9
+    spread = np.where(moved, spread, np.median(spread[moved]) if moved.any() else 1.0)
     correlation = np.cov((benign - mean) / spread, rowvar=False, bias=True).reshape(len(mean), len(mean))
     return mean, spread, (1 - shrink) * correlation + shrink * np.eye(len(mean))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from personascope.methods.stats import auroc, benjamini_hochberg, difference, t_quantile, wilson
+from personascope.methods.stats import auroc, benjamini_hochberg, difference, rate, t_quantile, wilson
 
 
 @pytest.mark.parametrize("q", [0.001, 0.025, 0.3, 0.5, 0.9, 0.95, 0.975, 0.999])
@@ -16,6 +16,19 @@ def test_t_quantile(q: float) -> None:
 @pytest.mark.parametrize(("k", "n"), [(0, 44), (1, 44), (22, 44), (150, 150), (3, 1000)])
 def test_wilson_at_the_normal_quantile(k: int, n: int) -> None:
     ours, theirs = wilson(k / n, n, scipy_stats.norm.ppf(0.975)), scipy_stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-9), pytest.approx(theirs.high, abs=1e-9))
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 44), (1, 44), (22, 44), (150, 150)])
+def test_one_answer_a_question_is_wilsons_interval(k: int, n: int) -> None:
+    theirs = scipy_stats.binomtest(k, n).proportion_ci(method="wilson")
+    ours = rate([1] * k + [0] * (n - k), np.ones(n, int))
+    assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-9), pytest.approx(theirs.high, abs=1e-9))
+
+
+def test_questions_no_more_unlike_than_chance_are_wilsons_interval_of_all_answers() -> None:
+    theirs = scipy_stats.binomtest(66, 400).proportion_ci(method="wilson")
+    ours = rate([1, 2, 1, 2, 2] * 7 + [2, 2, 2, 2, 2], np.full(40, 10))
     assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-9), pytest.approx(theirs.high, abs=1e-9))
 
 
