@@ -169,7 +169,7 @@ def _spread(benign: np.ndarray, shrink: float) -> tuple[np.ndarray, np.ndarray, 
     # What benign runs never move has no scale of its own and gets the median one; else its least stir would outweigh all.
     moved = spread > 1e-9
     spread = np.where(moved, spread, np.median(spread[moved]) if moved.any() else 1.0)
-    correlation = np.cov((benign - mean) / spread, rowvar=False, bias=True).reshape(len(mean), len(mean))
+    correlation = np.cov((benign - mean) / spread, rowvar=False, bias=True).reshape(len(mean), len(mean)) + np.diag(~moved)
     return mean, spread, (1 - shrink) * correlation + shrink * np.eye(len(mean))
 
 
