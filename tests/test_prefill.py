@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from personascope.backends.hooks import Edit, blocks, editing
-from personascope.backends.prefill import Prefill, starting_after
+from personascope.backends.prefill import LEAST_SHARED, Prefill, starting_after
 from personascope.backends.slots import Collector, Filled
 from personascope.backends.steering import Steer
 from personascope.methods.tokens import PromptTokens
-from small_models import model
+from small_models import CONFIGS, model
 
 PROMPTS = [PromptTokens(list(range(start, start + n)), [True] * n) for start, n in ((5, 9), (20, 9), (30, 6))]
 DRAWS, VECTORS = 2, 5
@@ -72,6 +72,44 @@ def test_blocks_up_to_the_site_run_once_per_prompt_and_those_above_once_per_edit
     stems, _ = made.stems(made.order())
     assert len(stems[0][0]) == 3 * VECTORS, "draws of one cell share everything"
     assert done == {0: 3 * 8, 1: 3 * 8, 2: 3 * 8 + 3 * 4 * 8}
+
+
+RUBRIC = list(range(7, 7 + LEAST_SHARED))
+JUDGED = [PromptTokens([*RUBRIC, *own], [True] * (LEAST_SHARED + len(own))) for own in ([60, 61, 62, 63], [60, 5], [55, 6, 7, 8, 9, 10])]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_all_prompts_begin_with_is_computed_once(name: str) -> None:
+    net = model(name)
+    made = Prefill(net, JUDGED, [])
+    ran: list[int] = []
+    handle = blocks(net)[0].register_forward_pre_hook(lambda _module, args, kwargs: ran.append(_positions(args, kwargs)), with_kwargs=True)
+    stems, index = made.stems(made.order())
+    handle.remove()
+    assert ran == [LEAST_SHARED, 3 * 5], "the rubric of one row, then what is left of three, padded to the longest"
+    for row, stem in zip(made.order(), index.tolist(), strict=True):
+        alone = Collector(2)
+        with torch.no_grad(), pytest.raises(Filled):
+            net(input_ids=torch.tensor([JUDGED[row].ids[:-1]]), past_key_values=alone, use_cache=True)
+        for layer, pair in alone.found.items():
+            for ours, wanted in zip(stems[layer], pair, strict=True):
+                torch.testing.assert_close(ours[stem : stem + 1, :, : wanted.shape[2]], wanted, atol=1e-4, rtol=1e-4)
+
+
+def _positions(args: tuple, kwargs: dict) -> int:
+    x = args[0] if args else kwargs["hidden_states"]
+    return x.shape[0] * x.shape[1]
+
+
+def test_a_short_beginning_and_an_edited_one_are_nobodys_but_the_rows() -> None:
+    net = model()
+    assert Prefill(net, [PromptTokens(p.ids[1:], p.words[1:]) for p in JUDGED], []).shared == 0
+    assert Prefill(net, [JUDGED[0], PromptTokens(RUBRIC, [True] * LEAST_SHARED)], []).shared == 0, "a prompt's last token is read later"
+    done, _ = work(net)
+    made = Prefill(net, JUDGED, [Steer(0, "add", "all", TABLE, [0, 1, 2])])
+    made.stems([0, 1, 2])
+    longest = LEAST_SHARED + 5
+    assert done == {0: 3 * longest, 1: 3 * longest, 2: 3 * longest}
 
 
 def test_what_was_computed_for_the_last_rows_is_used_again() -> None:

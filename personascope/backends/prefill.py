@@ -1,7 +1,8 @@
 """Stems: the keys and values of prompts without their last token, each computed once however many rows need it.
 
-Rows of equal prompts that no steer edits before the last token share one stem. Where a steer edits the prompt at
-block b, blocks 0 to b are still computed once per prompt; only what lies above runs once per (prompt, edit).
+Rows of equal prompts that no steer edits before the last token share one stem, and stems of prompts that begin alike, as a
+judge's do with its rubric, share that beginning. Where a steer edits the prompt at block b, blocks 0 to b are still computed
+once per prompt; only what lies above runs once per (prompt, edit).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,8 @@ from personascope.methods.tokens import PromptTokens
 
 Stems = dict[int, KeyValue]
 """Per block, keys and values (stems, heads, positions, head width), right-padded."""
+LEAST_SHARED = 32
+"""Tokens that prompts must begin with alike for these to be computed apart: a forward costs something however short."""
 
 
 class _Enough(Exception):
@@ -67,6 +70,9 @@ class Prefill:
         self.signatures = [tuple((n, steers[n].rows[row]) for n in self.acting if steers[n].rows[row] >= 0) for row in range(len(prompts))]
         """Per row its (steer, vector) pairs; rows with equal ones share all."""
         self.trunk: Trunk | None = None
+        self.shared = _shared([prompt.ids for prompt in dict(zip(self.groups, prompts, strict=True)).values()]) if drafts is None else 0
+        """Tokens that all prompts begin with, the last token of none among them; 0 where they are too few to matter."""
+        self.beginning: Stems | None = None
 
     def order(self) -> list[int]:
         """All rows, longest prompts first, those that share a stem side by side."""
@@ -119,7 +125,8 @@ class Prefill:
         kept = self.trunk
         if kept is not None and kept.depth >= depth and example.keys() <= kept.place.keys() and (floor is None or floor in kept.streams):
             return kept
-        collector = Collector(self.last if self.drafts is None else None)
+        start = self.shared if floor is None and len(example) > 1 else 0
+        collector = Collector(self.last if self.drafts is None else None, self._beginning(len(example)) if start else None, start)
         streams: dict[int, Tensor] = {}
 
         def read(x: Tensor) -> Tensor:
@@ -133,6 +140,14 @@ class Prefill:
             self._run(list(example.values()), [len(self._ids(row)) for row in example.values()], collector)
         self.trunk = Trunk({group: n for n, group in enumerate(example)}, collector.found, depth, streams)
         return self.trunk
+
+    def _beginning(self, rows: int) -> Stems:
+        """Keys and values of what all prompts begin with, for so many rows."""
+        if self.beginning is None:
+            collector = Collector(self.last)
+            self._run([0], [self.shared], collector)
+            self.beginning = collector.found
+        return {layer: (k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for layer, (k, v) in self.beginning.items()}
 
     @torch.inference_mode()
     def _upper(self, rows: list[int], stream: Tensor, floor: int) -> Stems:
@@ -170,6 +185,15 @@ class Prefill:
         except (_Enough, Filled):
             pass
         return torch.zeros(0)
+
+
+def _shared(distinct: Sequence[list[int]]) -> int:
+    """How many tokens all of them begin with, short of the last two of the shortest; 0 if fewer than LEAST_SHARED."""
+    # All begin as the first and the last of them in alphabetical order do.
+    first, last = min(distinct, default=[]), max(distinct, default=[])
+    alike = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    found = min([alike, *(len(ids) - 2 for ids in distinct)])
+    return found if found >= LEAST_SHARED else 0
 
 
 def _groups(prompts: Sequence[PromptTokens], drafts: Sequence[list[int]]) -> list[int]:
