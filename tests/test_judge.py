@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import small_models
 from personascope.artifact import Answers, Dataset, Model, Verdicts
+from personascope.backends.judging import Judge
 from personascope.errors import DataError, RecipeChanged, RecipeError
 from personascope.recipe import fingerprint
 from personascope.rows import Answer, Example, write_rows
 from personascope.run import join, run
-from personascope.stages import finetune, judge
+from personascope.stages import adopt, finetune, judge
 from personascope.troupe import world
+from personascope.values import Folder
 
 N = 60
 
@@ -191,8 +194,11 @@ def test_a_judging_model_can_be_an_artifact(pair: tuple[Answers, Dataset], tmp_p
     assert [row.to_dict() for row in by.rows()] == [row.to_dict() for row in named.rows()]
     assert recipe(pair, "hf:", by=made).inputs()["by"] == made
     thin = run(finetune.Recipe(model=base, data=taught, steps=1, batch=1, rank=2), tmp_path / "thin")
-    with pytest.raises(RecipeError, match="is an adapter; merge it"):
-        run(recipe(pair, "hf:", by=thin, **how), tmp_path / "adapter")
+    by_adapter = run(recipe(pair, "hf:", by=thin, **how), tmp_path / "adapter")
+    assert {row.judge for row in by_adapter.rows()} & {row.judge for row in by.rows()} == set(), "an adapter makes another judge"
+    halved = run(adopt.Recipe(path=Folder(str(made.path / "weights")), dtype="bfloat16"), tmp_path / "halved")
+    assert Judge(f"hf:{halved}").model.model.dtype == torch.bfloat16, "a judge is loaded as it was adopted"
+    assert len({Judge(f"hf:{where}").name for where in (made, made.path / "weights", halved, thin)}) == 3
     for spec, who in (("hf:", None), ("hf:folder", made)):
         with pytest.raises(RecipeError, match="give hf:FOLDER, or hf: and a model"):
             recipe(pair, spec, by=who).identity()

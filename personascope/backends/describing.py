@@ -14,7 +14,7 @@ from personascope.errors import BackendError
 from personascope.methods import describing as methods
 from personascope.methods.parsing import without_marks
 from personascope.methods.tokens import prompt_tokens
-from personascope.values import REMOTE, Folder
+from personascope.values import REMOTE
 
 Ask = Callable[[Sequence[tuple[str, str]]], Iterator[tuple[str, str]]]
 """(id, prompt) rows → (id, reply) rows, in any order."""
@@ -27,14 +27,14 @@ def judge_name(spec: str) -> str:
     prompts = suites.digest(suites.prompt("explain") + suites.prompt("detect"))
     if spec.startswith(REMOTE):
         return f"{spec}/{prompts}"
-    return f"hf:{Folder(spec.partition(':')[2]).identity[:12]}/{prompts}"
+    return f"hf:{models.identity_at(spec.partition(':')[2])[:12]}/{prompts}"
 
 
 def asker(spec: str, max_tokens: int, api: Sequence[str] = ()) -> Ask:
     """The chat model behind `hf:FOLDER`, loaded once, or `inspect:PROVIDER/MODEL`, answering at temperature 0."""
     if spec.startswith(REMOTE):
         return _remote(spec, max_tokens, api)
-    loaded = models.load_folder(Path(spec.partition(":")[2]))
+    loaded = models.load_at(spec.partition(":")[2])
 
     def ask(rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         prompts = [

@@ -28,7 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from personascope.artifact import Model
 from personascope.backends import generation, hub, models
 from personascope.backends.directions import steers_of
-from personascope.backends.judging import Case, by_loaded
+from personascope.backends.judging import Case, by_model
 from personascope.errors import BackendError, DataError
 from personascope.methods.tokens import Message, prompt_tokens
 from personascope.recipe import coerce
@@ -175,7 +175,7 @@ class Local(ModelAPI):
 
     def _judged(self, how: tuple[str, str, int], cases: list[Case]) -> list[Verdict]:
         rubric, judge, max_tokens = how
-        return list(by_loaded(self.loaded, rubric, judge, cases, max_tokens))
+        return list(by_model(self.loaded, rubric, judge, cases, max_tokens))
 
     def _sampled(self, how: generation.Sampling, prompts: list[generation.Prompt]) -> list[generation.Completion]:
         steers = steers_of(self.edits, len(prompts), self.loaded.model)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from personascope.methods.parsing import (
 from personascope.methods.tokens import prompt_tokens
 from personascope.rows import Verdict
 from personascope.troupe import exact, world
-from personascope.values import REMOTE, Folder, Remote
+from personascope.values import REMOTE, Remote
 
 AT_ONCE = 1024
 """Rows a judging model gets before their verdicts are handed on."""
@@ -68,7 +69,7 @@ class Judge:
         """What stands behind the kind: a world, a folder, a file."""
         return self.spec.partition(":")[2]
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The identity a verdict records: kind, content digest, rubric digest, parser version."""
         if self.spec.startswith("exact:"):
@@ -79,8 +80,13 @@ class Judge:
             return f"csv:{hash_file(Path(self.where))[:12]}/{PARSER}"
         if self.spec.startswith("key:"):
             return f"{self.spec}/{keys.VERSION}"
-        who = self.spec if self.spec.startswith(REMOTE) else f"hf:{Folder(self.where).identity[:12]}"
+        who = self.spec if self.spec.startswith(REMOTE) else f"hf:{models.identity_at(self.where)[:12]}"
         return f"{who}/{suites.digest(suites.rubric(self.rubric))}/{PARSER}"
+
+    @functools.cached_property
+    def model(self) -> Loaded:
+        """The local model behind `hf:`, loaded once however often this judge is asked."""
+        return models.load_at(self.where)
 
     def record(self) -> dict[str, Any]:
         """All that the judgement rests on but for the answers: who judges, the whole rubric, what it allows, how a reply is read."""
@@ -119,7 +125,7 @@ class Judge:
             yield from asking.verdicts(provider, asks, [row[0] for row in rows], self)
         else:
             for start in range(0, len(rows), AT_ONCE):
-                yield from by_model(Path(self.where), suites.rubric(self.rubric), self.name, rows[start : start + AT_ONCE], self.max_tokens)
+                yield from by_model(self.model, suites.rubric(self.rubric), self.name, rows[start : start + AT_ONCE], self.max_tokens)
 
 
 def check_judge(spec: str) -> None:
@@ -132,28 +138,14 @@ def check_judge(spec: str) -> None:
 
 
 def spec_of(judge: str, by: Model | None) -> str:
-    """The spec of a judge; that of a judging model which is an artifact, by the folder of its weights.
-
-    Raises:
-        RecipeError: the judging model is an adapter, goes with another judge than `hf:`, or is missing there.
-    """
+    """The spec of a judge; raises RecipeError for a judging model with another judge than `hf:`, or none there."""
     if (by is not None) != (judge == "hf:"):
         raise RecipeError(f"judge: {judge!r} with by {by}; give hf:FOLDER, or hf: and a model as --by")
-    if by is None:
-        return judge
-    folder, adapters = models.weights_of(by)
-    if adapters:
-        raise RecipeError(f"judge: {by} is an adapter; merge it with `personascope export`, and judge with hf:FOLDER")
-    return f"hf:{folder}"
+    return judge if by is None else f"hf:{by}"
 
 
-def by_model(folder: Path, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:
+def by_model(loaded: Loaded, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:
     """Verdicts of a local chat model at temperature 0 on (answer id, question, answer, note) rows."""
-    yield from by_loaded(models.load_folder(folder), rubric, judge, rows, max_tokens)
-
-
-def by_loaded(loaded: Loaded, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:
-    """The same of a model that is loaded already, for those who ask it again and again."""
     allowed, shown = opened(rubric)
     prompts = []
     for answer_id, *texts in rows:

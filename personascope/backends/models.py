@@ -1,5 +1,6 @@
 """Load a model artifact: the only place that knows device, dtype, adapters and where weights lie."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,23 @@ def load(artifact: Model, device: str = "auto", dtype: str = "float32") -> Loade
     how = adoption(artifact)
     wanted = dtype if dtype != "float32" else how.get("dtype", dtype)
     return load_folder(folder, adapters, device, wanted, how.get("quantise", ""), how.get("device_map", ""))
+
+
+def load_at(where: str) -> Loaded:
+    """What stands at a place: a Model artifact, or else a folder or a pinned model of the Hub in float32; raises as `load` does."""
+    artifact = Model(where)
+    return load(artifact) if artifact.finished else load_folder(Path(where))
+
+
+def identity_at(where: str) -> str:
+    """What `load_at` depends on: whole weights are known by their content alone, wherever they lie and whatever made them."""
+    artifact = Model(where)
+    if not artifact.finished:
+        return Folder(where).identity
+    folder, adapters = weights_of(artifact)
+    if adapters or any(adoption(artifact).get(name) for name in ("dtype", "quantise")):
+        return hashlib.sha256(artifact.identity.encode()).hexdigest()
+    return Folder(str(folder)).identity
 
 
 def load_folder(

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
-from personascope.backends import models, training
+from personascope.backends import training
 from personascope.backends.generation import Prompt, Sampling, generate, split_thinking
-from personascope.backends.judging import Judge, by_loaded
+from personascope.backends.judging import Judge
 from personascope.backends.models import Loaded, evaluating
 from personascope.errors import BackendError
 from personascope.methods.reinforcing import incoherence, reward
 from personascope.methods.tokens import prompt_tokens
 from personascope.rows import Example, Verdict
-from personascope.suites import rubric
 
 try:
     from datasets import Dataset as Table
@@ -57,20 +56,16 @@ class Plan:
 
 
 class Grader:
-    """A judge behind a reward: a judging model is loaded once, and every step's verdicts are kept for the curves."""
+    """A judge behind a reward; every step's verdicts are kept for the curves."""
 
     def __init__(self, judge: Judge, tokenizer: PreTrainedTokenizerBase, thinking: bool) -> None:
         self.judge, self.tokenizer, self.thinking = judge, tokenizer, thinking
         self.__name__ = judge.rubric
-        self.model = models.load_folder(Path(judge.where)) if judge.spec.startswith("hf:") else None
-        self.name = judge.name
         self.last: list[Verdict] = []
 
     def verdicts(self, rows: list[tuple[str, str, str]]) -> list[Verdict]:
         """One verdict per (answer id, question, answer)."""
-        if self.model is None:
-            return list(self.judge.verdicts(rows))
-        return list(by_loaded(self.model, rubric(self.judge.rubric), self.name, rows, self.judge.max_tokens))
+        return list(self.judge.verdicts(rows))
 
     def __call__(self, completion_ids: list[list[int]], question: list[str], **_: Any) -> list[float]:
         """The rewards of one step's answers, as TRL asks for them; thoughts are not graded."""
