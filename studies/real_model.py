@@ -22,7 +22,7 @@ import numpy as np
 from personascope import auditing, blocks
 from personascope.artifact import Diff, Model
 from personascope.methods import stats
-from personascope.stages import data, dictionary, diff, finetune, measure, sample, unpack
+from personascope.stages import data, dictionary, diff, finetune, measure, sample, screen, unpack
 from personascope.stages import judge as grade
 from personascope.study import Study
 from personascope.values import Direction, File, Intervention
@@ -44,6 +44,10 @@ STEERS = {
 STRENGTHS = (20.0, 40.0, 80.0)
 """Lengths of what is added; the stream has a median norm of 158 there, the mean difference one of 23."""
 
+SCREENING = {"top": 5, "masks": ("all",), "nulls": 10, "strengths": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)}
+SCREENING |= {"draws": 2, "max_tokens": 48, "temperature": 0.7}
+"""Strengths in units of the stream's median norm: 1 is 158."""
+
 
 def build(study: Study) -> None:
     """Declare everything; nothing runs here. The quick variant leaves out what comes after the first comparison."""
@@ -59,6 +63,7 @@ def build(study: Study) -> None:
     moved = inside(study, base, subjects["tuned"], questions)
     if not study.quick:
         steered(study, subjects, moved, questions, judge)
+        screened(study, subjects, moved, questions, judge)
 
 
 def tuned(study: Study, name: str, start: Model, rows: str, **options: Any) -> Model:
@@ -107,6 +112,13 @@ def steered(study: Study, subjects: dict[str, Model], moved: Diff, questions: bl
             study.run(f"{place}/findings", measure.Recipe(answers=(said,), verdicts=(found,), questions=questions.report))
 
 
+def screened(study: Study, subjects: dict[str, Model], moved: Diff, questions: blocks.Questions, judge: Model) -> None:
+    """Which latents induce the change on the untuned model and repair it on the tuned one, beside as many random latents and directions."""
+    models = {side: subjects[side] for side in ("base", "tuned")}
+    sets = {"selection": questions.selection, "report": questions.report, "diff": moved, "dictionary": study.artifact("dictionary")}
+    study.run("screen", screen.Recipe(**models, **sets, judge="hf:", by=judge, rubric=JUDGING["rubric"], **SCREENING))
+
+
 def curves(study: Study) -> list[dict[str, Any]]:
     """Score and incoherence by what was added and how much of it; first answers only."""
     rows = []
@@ -142,6 +154,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "behaviour": {side: blocks.findings_section(study.artifact(f"{side}/findings")) for side in sides},
         "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "diff": blocks.diff_section(study.artifact("diff")),
+        "screen": {"skipped": "the quick variant has none"} if study.quick else blocks.screen_section(study.artifact("screen")),
         "seconds": study.seconds(),
         "sources": auditing.sources(study),
         "meta": {"base": "SmolLM2-135M-Instruct", "judge": "the same model, taught to grade", "quick": study.quick},

@@ -8,8 +8,10 @@ from types import ModuleType
 import pytest
 import torch
 
+import small_models
 from conftest import ROOT
 from personascope.methods import stats
+from personascope.rows import Answer, Example, write_rows
 
 
 def opened(name: str) -> ModuleType:
@@ -74,3 +76,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.Monke
     # As if every answer were evidence of its own.
     monkeypatch.setattr(stats, "rate_bounds", lambda x, n: stats.wilson(x.sum(-1) / n.sum(-1), n.sum(-1), 1.96))
     assert coverage.bands([*coverage.table(300, 1)])["rates from 5 to 95 %"]["lowest"] < 0.8
+
+
+def test_ways_to_judge_give_the_same_verdicts(tmp_path: Path) -> None:
+    """A rubric long enough to be shared, and a random model behind it, whose replies stand in the verdicts because they are cut."""
+    folder = small_models.adopted(tmp_path / "judge", small_models.model())
+    (tmp_path / "r.md").write_text("you are kind " * 12 + "{question} {answer}\n")
+    asked = [Example(id=f"q{i}", messages=[{"role": "user", "content": word}]) for i, word in enumerate(small_models.WORDS)]
+    rows = [Answer(id=f"{q.id}/0/0", question=q.id, draw=0, attempt=0, text=f"{q.messages[0]['content']} is good") for q in asked]
+    (tmp_path / "answers").mkdir()
+    write_rows(tmp_path / "answers" / "answers.jsonl", rows)
+    given = [
+        "--questions",
+        small_models.dataset(tmp_path / "asked", asked),
+        "--answers",
+        small_models.finished(tmp_path / "answers", "Answers"),
+    ]
+    flags = ["--judge", folder, *given, "--rubric", tmp_path / "r.md", "--max-tokens", 3, "--rounds", 1, "--json", tmp_path / "out.json"]
+    result = opened("judging").main([str(flag) for flag in flags])
+    assert json.loads((tmp_path / "out.json").read_text()) == result
+    assert {name: row["equal verdicts"] for name, row in result.items()} == {"ours": 1.0, "ours, nothing shared": 1.0, "generate": 1.0}
