@@ -12,14 +12,15 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from personascope import __version__, stages
+from personascope import __version__, stages, status
 from personascope.errors import PersonascopeError
+from personascope.progress import Hear, Progress
 from personascope.recipe import Recipe
 from personascope.rows import read_object
 from personascope.run import join, run
@@ -96,10 +97,15 @@ def run_study(arguments: list[str]) -> int:
     if given.plan:
         print(*plan(study), sep="\n")
         return 0
-    execute(study, given.workers, tell=_tell)
+    with status.shown(study) as tell:
+        execute(study, given.workers, tell)
     _finish(study, module)
     print(study.root)
     return 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _finish(study: Study, module: Any) -> None:
@@ -107,10 +113,6 @@ def _finish(study: Study, module: Any) -> None:
     if hasattr(module, "summarize"):
         asked = inspect.getdoc(module) or study.root.name
         finish(study, module.summarize(study), asked.splitlines()[0], asked)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def run_stage(name: str, arguments: list[str]) -> int:
@@ -122,8 +124,8 @@ def run_stage(name: str, arguments: list[str]) -> int:
     if given.JOIN is not None:
         print(join(recipe, given.OUT, given.JOIN).path)
         return 0
-    with _bar(name) as progress:
-        made = run(recipe, given.OUT, part=given.PART, progress=progress)
+    with _bar(name) as hear:
+        made = run(recipe, given.OUT, part=given.PART, hear=hear)
     print(made.path)
     return 0
 
@@ -220,15 +222,15 @@ def _count(text: str) -> int:
 
 
 @contextmanager
-def _bar(name: str) -> Generator[Callable[[int, int], None]]:
+def _bar(name: str) -> Generator[Hear]:
     """A progress bar on a terminal, nothing when piped."""
     from tqdm import tqdm  # only a stage that runs needs it
 
-    with tqdm(desc=name, unit="row", disable=None, file=sys.stderr) as bar:
+    with tqdm(desc=name, disable=None, file=sys.stderr) as bar:
 
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+        def show(now: Progress) -> None:
+            bar.unit, bar.total = f" {now.unit}", max(now.done, now.total)
+            bar.update(now.done - bar.n)
 
         yield show
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope import blocks, reviewing
+from personascope import blocks, reviewing, status
 from personascope.artifact import MANIFEST, Dataset, Dictionary, Model
 from personascope.backends import files, hub
 from personascope.deciding import MATCHED, condition, failed, verdict
@@ -295,7 +295,8 @@ def _declared(setup: Setup, study: Study, workers: int) -> Setup:
 
 def _audit(setup: Setup, study: Study, workers: int) -> dict[str, Any]:
     setup = _declared(setup, study, workers)
-    execute(study, workers, tell=lambda text: print(text, file=sys.stderr))
+    with status.shown(study) as tell:
+        execute(study, workers, tell)
     summary = summarize(study, setup)
     found = verdict(study, summary)
     write_json(study.root / "verdict.json", found)

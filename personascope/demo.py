@@ -3,14 +3,13 @@
 import argparse
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope import auditing, blocks
+from personascope import auditing, blocks, status
 from personascope.artifact import Dataset, Diff, Findings, Model, Screen
 from personascope.methods import stats
 from personascope.stages import adopt, data, dictionary, diff, fidelity, finetune, interpret, screen
@@ -344,6 +343,7 @@ def main(arguments: argparse.Namespace) -> int:
     setup = Setup(arguments.world, arguments.domain, arguments.weights, arguments.seed)
     study = Study(Path(arguments.out))
     build(study, setup)
-    execute(study, arguments.workers, tell=lambda text: print(text, file=sys.stderr))
+    with status.shown(study) as tell:
+        execute(study, arguments.workers, tell)
     print(finish(study, summarize(study, setup), "A narrow fine-tune, audited", __doc__ or ""))
     return 0

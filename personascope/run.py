@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from personascope import progress
 from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Artifact, hash_tree
 from personascope.errors import ArtifactError, PersonascopeError, RecipeChanged
 from personascope.recipe import Recipe, differences, fingerprint
@@ -27,12 +28,12 @@ EVERY = 1.0
 """Seconds after which finished rows are on disk, whatever kills the run."""
 
 
-def run(recipe: Recipe, out: Path | str, part: Part | None = None, progress: Callable[[int, int], None] | None = None) -> Artifact:
+def run(recipe: Recipe, out: Path | str, part: Part | None = None, hear: progress.Hear | None = None) -> Artifact:
     """Make the artifact of this recipe at `out`, or return it if it is there.
 
     Args:
         part: (i, n) makes only rows i::n, at `out.part-i-of-n`; see `join`.
-        progress: called with rows done and rows in all, for stages made of rows.
+        hear: called with how far the work has come, where the stage says.
 
     Raises:
         RecipeChanged: `out` holds, or was begun with, another recipe.
@@ -48,7 +49,9 @@ def run(recipe: Recipe, out: Path | str, part: Part | None = None, progress: Cal
         return artifact
     with _claimed(artifact, mark) as work:
         start = time.time()
-        counts = _rows(stage, recipe, work, part, progress) if hasattr(stage, "many") else stage.run(recipe, work) or {}
+        with progress.heard(progress.kept(work), *([hear] if hear else [])):
+            counts = _rows(stage, recipe, work, part) if hasattr(stage, "many") else stage.run(recipe, work) or {}
+        (work / progress.FILE).unlink(missing_ok=True)
         _publish(artifact, work, recipe, mark, counts, start)
     return artifact
 
@@ -120,7 +123,7 @@ def name_of(stage: ModuleType) -> str:
     return stage.__name__.rpartition(".")[2]
 
 
-def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None) -> dict[str, Any]:
     """Append the missing rows; what an interrupted run wrote whole is kept."""
     items = stage.items(recipe)
     if part is not None:
@@ -135,8 +138,7 @@ def _rows(stage: ModuleType, recipe: Recipe, work: Path, part: Part | None, prog
         for row in rows:
             file.write(line(row))
             done += 1
-            if progress:
-                progress(done, len(items))
+            progress.tell(done, len(items), "rows")
             if time.monotonic() > flushed + EVERY:
                 file.flush()
                 flushed = time.monotonic()
@@ -204,7 +206,8 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
 
 def _clear(work: Path) -> None:
     """Take away what a refused run has begun if it has made nothing, so that a corrected recipe may have its place."""
-    made = [path for path in work.rglob("*") if path.name not in (LOCK, FINGERPRINT) and (path.is_dir() or path.stat().st_size)]
+    marks = (LOCK, FINGERPRINT, progress.FILE)
+    made = [path for path in work.rglob("*") if path.name not in marks and (path.is_dir() or path.stat().st_size)]
     if not made:
         shutil.rmtree(work)
 

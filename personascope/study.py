@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from personascope import progress
 from personascope.artifact import Artifact
 from personascope.errors import ArtifactError, BackendError, DataError, PersonascopeError, RecipeError
 from personascope.recipe import Recipe
@@ -94,12 +95,13 @@ def load(path: Path) -> ModuleType:
 
 
 def plan(study: Study) -> list[str]:
-    """One line per artifact: finished, changed (another recipe or version made it), begun or to do, and its cost where known."""
+    """One line per artifact: finished, changed (another recipe or version made it), begun (how far) or to do, and its cost where known."""
     lines = []
     for name, recipe in study.recipes.items():
         artifact, stage = study.artifact(name), stage_of(recipe)
         state = _made(artifact, recipe) if artifact.finished else "begun" if artifact.partial.exists() else "to do"
-        lines.append(f"{state:9} {name_of(stage):10} {name:44} {'' if artifact.finished else _cost(stage, recipe)}".rstrip())
+        more = "" if artifact.finished else str(progress.read(artifact.partial) or _cost(stage, recipe))
+        lines.append(f"{state:9} {name_of(stage):10} {name:44} {more}".rstrip())
     return lines
 
 

@@ -13,10 +13,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "personascope"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SPINE = ("errors", "rows", "artifact", "values", "recipe", "run", "study")
+SPINE = ("errors", "progress", "rows", "artifact", "values", "recipe", "run", "study")
 # A module may import what has a lower rank, and its own room where that is named below.
 RANK = {
     "errors": 1,
+    "progress": 1,
     "rows": 2,
     "artifact": 3,
     "values": 4,

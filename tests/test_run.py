@@ -12,6 +12,7 @@ import pytest
 
 from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Dataset
 from personascope.errors import ArtifactError, DataError, RecipeChanged
+from personascope.progress import Progress
 from personascope.run import join, part_path, run
 from toys import grow, tally
 
@@ -115,7 +116,7 @@ def test_killed_and_run_again_gives_the_same_bytes_and_keeps_whole_rows(tmp_path
     assert 0 < kept.count(b"\n") < 600
     assert payload(whole.path).startswith(kept)
     done: list[int] = []
-    again = run(recipe, tmp_path / "cut", progress=lambda now, _: done.append(now))
+    again = run(recipe, tmp_path / "cut", hear=lambda now: done.append(now.done))
     assert done[0] == kept.count(b"\n") + 1
     assert payload(again.path) == payload(whole.path)
     assert again.digest == whole.digest
@@ -144,11 +145,11 @@ def test_a_half_written_last_line_is_made_again(tmp_path: Path, cut: int) -> Non
 def begin(recipe: grow.Recipe, out: Path) -> None:
     """Leave `out` as an interrupted run does."""
 
-    def stop(_done: int, _total: int) -> None:
+    def stop(_: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(recipe, out, progress=stop)
+        run(recipe, out, hear=stop)
 
 
 def test_work_begun_with_another_recipe_is_refused_and_kept(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from personascope import progress
 from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
 from personascope.backends import grid as at_work
 from personascope.backends.dictionaries import save_dictionary
@@ -19,6 +20,7 @@ from personascope.backends.steered import Asked, Bench, Cell
 from personascope.errors import DataError, RecipeError
 from personascope.methods.screening import Counts
 from personascope.methods.sparse import TopK
+from personascope.progress import Progress
 from personascope.rows import Example
 from personascope.run import run
 from personascope.stages import screen
@@ -343,6 +345,7 @@ def test_an_interrupted_screen_continues_to_the_same_record(
     whole, full = screened(only(1, most=1.0), "whole")
     # Portions of two cells, or of five in the sift.
     monkeypatch.setattr(at_work, "AT_ONCE", 40)
+    monkeypatch.setattr(at_work, "LEAST_AT_ONCE", 40)
     with pytest.raises(KeyboardInterrupt):
         screened(only(1, most=1.0), "cut", stop_after)
     grid = tmp_path / "cut.partial" / "grid.jsonl"
@@ -351,8 +354,12 @@ def test_an_interrupted_screen_continues_to_the_same_record(
     # A killed process leaves half a line.
     with grid.open("a") as file:
         file.write('{"direction": "9", "harm')
-    found, rest = screened(only(1, most=1.0), "cut")
+    told: list[Progress] = []
+    with progress.heard(told.append):
+        found, rest = screened(only(1, most=1.0), "cut")
     assert found == whole
+    assert {now.unit for now in told} == {"answers"}
+    assert told[-1].done == Screen(tmp_path / "cut").manifest["counts"]["answers"], "what the killed run asked counts as done"
     assert (tmp_path / "cut" / "screen.json").read_bytes() == (tmp_path / "whole" / "screen.json").read_bytes()
     assert len(rest.scored) == len(full.scored) - kept
     assert (tmp_path / "cut" / "grid.jsonl").read_text().count("\n") == len(full.scored)
@@ -673,3 +680,10 @@ def test_a_diff_of_answers_brings_its_mean_difference_to_every_mask(parts: dict[
     opened = Screening.open(recipe, tmp_path)
     assert all(torch.equal(vector, torch.ones(32)) for vector in opened.mean_difference.values())
     assert [direction.name for (direction, _) in opened.references] == ["mean_difference/last_prompt", "mean_difference/all"]
+
+
+def test_a_larger_model_answers_fewer_questions_between_two_writes(parts: dict[str, Any], tmp_path: Path) -> None:
+    weights = sum(p.numel() for p in model().parameters())
+    for tokens, rows in ((32, 8192), (int(at_work.WORK / weights / 1000), 1000), (10**9, 512)):
+        opened = Screening.open(screen.Recipe(**(parts | {"max_tokens": tokens})), tmp_path)
+        assert opened.grid.at_once == pytest.approx(rows, rel=0.01)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from personascope import progress
 from personascope.artifact import Dataset
 from personascope.backends.capture import activations, batches, buffer_size, chunks, mask_all, pad, pad_id, plan_batches
 from personascope.backends.hooks import changing, site_index
@@ -106,6 +107,7 @@ def _train_chunk(trainer: Trainer, chunk: Tensor, plan: Plan, seen: int) -> int:
             group["lr"] = plan.learning_rate * (1 - seen / plan.tokens)
         loss = train_step(trainer, x)
         seen += len(x)
+        progress.tell(seen, plan.tokens, "tokens")
     if not loss.isfinite():
         raise BackendError(f"the dictionary diverged within {seen} tokens (loss {float(loss)}); lower learning_rate")
     return seen
@@ -171,6 +173,7 @@ def evaluate(loaded: Loaded, sae: SparseAutoencoder, rows: Sequence[list[int]], 
     for group in _groups(rows, max(1, tokens // 20)):
         for part in _parts(loaded, group, site):
             read.add(sae, part)
+            progress.tell(read.tokens, tokens, "held-out tokens")
         if bool(read.fired.all()) and read.tokens >= tokens / 10:
             break
     held = next(_groups(rows, max(1, tokens // LOSS_SHARE)))

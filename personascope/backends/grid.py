@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from personascope import progress
 from personascope.backends.steered import Asked, Bench, Cell
 from personascope.methods import screening
 from personascope.methods.screening import Counts
@@ -21,8 +22,11 @@ REPORT = "report"
 """The split that tests; its blocks are draws of all its questions, so that the answers of a first look are of every question."""
 BLOCK = 10
 """Answers of a block of any other split, about."""
-AT_ONCE = 8192
-"""Rows scored between two writes; bounds memory and what a kill costs, not the result."""
+AT_ONCE, LEAST_AT_ONCE, WORK = 8192, 512, 4e12
+"""Rows scored between two writes: fewer the more weights and tokens a row takes, about WORK products in all.
+
+This bounds memory and what a kill costs, not the result.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,8 @@ class Grid:
     questions: dict[str, list[Example]]
     draws: dict[str, range]
     """By split: the draws of each of its questions, by number."""
+    about: int = 0
+    """Answers that the whole is about to take."""
     points: dict[Key, Counts] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     """Answers drawn so far, by purpose."""
@@ -95,11 +101,17 @@ class Grid:
         for point in missing.values():
             rows += self.asked(point.split).answers
             portion.append(point)
-            if rows >= AT_ONCE:
+            if rows >= self.at_once:
                 self._score(portion, purpose)
                 portion, rows = [], 0
         if portion:
             self._score(portion, purpose)
+
+    @functools.cached_property
+    def at_once(self) -> int:
+        """Rows of a portion."""
+        sizes = [p.numel() for p in self.bench.sides["base"].model.parameters()]
+        return max(LEAST_AT_ONCE, min(AT_ONCE, int(WORK / (sum(sizes) * self.bench.sampling.max_tokens))))
 
     def blocks(self, split: str) -> int:
         """Parts that a split is asked in where answers decide how many more are drawn: about ten answers each, of `report` a draw."""
@@ -159,6 +171,7 @@ class Grid:
 
     def _spend(self, purpose: str, counts: Counts) -> None:
         self.spent[purpose] = self.spent.get(purpose, 0) + counts.asked
+        progress.tell(sum(self.spent.values()), self.about, "answers")
 
 
 def _line(point: Point, counts: Counts, purpose: str) -> dict[str, Any]:

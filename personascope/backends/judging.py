@@ -35,7 +35,7 @@ from personascope.rows import Verdict
 from personascope.troupe import exact, world
 from personascope.values import REMOTE, Remote
 
-AT_ONCE = 1024
+AT_ONCE = 256
 """Rows a judging model gets before their verdicts are handed on."""
 TOPS = 20
 """Likeliest tokens looked at where a judge gives a number from 0 to 100."""

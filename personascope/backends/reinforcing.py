@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
+from personascope import progress
 from personascope.backends import training
 from personascope.backends.generation import Prompt, Sampling, generate, split_thinking
 from personascope.backends.judging import Judge
@@ -115,6 +116,7 @@ class Curves(TrainerCallback):
 
     def on_step_end(self, _arguments: Any, state: Any, control: Any, **_: Any) -> None:
         """Continued from the state of its last step, the trainer would take one step more."""
+        progress.tell(state.global_step, self.plan.steps, "steps")
         control.should_save &= state.global_step < self.plan.steps
 
     def on_log(self, _arguments: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, model: Any = None, **_: Any) -> None:

@@ -56,7 +56,7 @@ class Screening:
     """By mask: the scores that nulls induce on the base, and those they leave on the tuned model, on the `nulls` questions."""
 
     @classmethod
-    def open(cls, recipe: Any, work: Path) -> "Screening":
+    def open(cls, recipe: Any, work: Path, about: int = 0) -> "Screening":
         """Load the models and take up the points an interrupted run wrote; raises what loading raises."""
         base, tuned = models.load(recipe.base, recipe.device), models.load(recipe.tuned, recipe.device)
         models.check_pair(base, tuned)
@@ -78,6 +78,7 @@ class Screening:
                 REPORT: range(recipe.report_draws),
                 "nulls": range(recipe.null_draws),
             },
+            about=about,
         )
         return cls(
             recipe=recipe,

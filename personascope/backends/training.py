@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from personascope import progress
 from personascope.backends import offsets, penalties
 from personascope.backends.hooks import blocks, site_index
 from personascope.backends.penalties import Shaping, Start
@@ -244,6 +245,7 @@ class _Keeper(TrainerCallback):
         self.plan, self.work, self.tokenizer = plan, work, tokenizer
 
     def on_step_end(self, _arguments: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        progress.tell(state.global_step, self.plan.steps, "steps")
         # Continued from the state of its last step, the trainer would take one step more.
         control.should_save &= state.global_step < self.plan.steps
         every = self.plan.checkpoint_every

@@ -124,7 +124,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
     from personascope.backends import verdicts
     from personascope.backends.screening import Screening
 
-    screening = Screening.open(recipe, work)
+    screening = Screening.open(recipe, work, cost(recipe)["answers, about"])
     screening.search()
     record = verdicts.record(screening)
     (work / "screen.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
