@@ -18,12 +18,14 @@ from typing import Any
 
 from personascope import progress
 from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Artifact, hash_tree
-from personascope.errors import ArtifactError, PersonascopeError, RecipeChanged
+from personascope.errors import ArtifactError, BackendError, PersonascopeError, RecipeChanged
 from personascope.recipe import Recipe, differences, fingerprint
 from personascope.rows import Row, line, write_rows
 from personascope.stages import stage_of
 
 Part = tuple[int, int]
+SMALLER = ("batch_tokens", "microbatch", "batch")
+"""Fields that say how much is held at once, those that leave the result as it is first."""
 EVERY = 1.0
 """Seconds after which finished rows are on disk, whatever kills the run."""
 
@@ -38,6 +40,7 @@ def run(recipe: Recipe, out: Path | str, part: Part | None = None, hear: progres
     Raises:
         RecipeChanged: `out` holds, or was begun with, another recipe.
         ArtifactError: `out` is locked by a running process, or the disk is full.
+        BackendError: the device is out of memory.
     """
     stage = stage_of(recipe)
     if part is not None:
@@ -49,7 +52,7 @@ def run(recipe: Recipe, out: Path | str, part: Part | None = None, hear: progres
         return artifact
     with _claimed(artifact, mark) as work:
         start = time.time()
-        with progress.heard(progress.kept(work), *([hear] if hear else [])):
+        with progress.heard(progress.kept(work), *([hear] if hear else [])), _told_of_memory(out, recipe):
             counts = _rows(stage, recipe, work, part) if hasattr(stage, "many") else stage.run(recipe, work) or {}
         (work / progress.FILE).unlink(missing_ok=True)
         _publish(artifact, work, recipe, mark, counts, start)
@@ -202,6 +205,22 @@ def _claimed(artifact: Artifact, mark: dict[str, Any]) -> Generator[Path]:
         if error.errno == errno.ENOSPC:
             raise ArtifactError(f"disk full while writing {work}: free some space and run the same command, it continues") from error
         raise
+
+
+@contextmanager
+def _told_of_memory(out: Path | str, recipe: Recipe) -> Generator[None]:
+    """Turns torch's word for a full device into ours, with what to make smaller; by name, because no stage here need have torch."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        held = next((name for name in SMALLER if name in vars(recipe)), "")
+        less = f"give a smaller {held} (it was {vars(recipe)[held] or 'the whole batch'}), " if held else ""
+        raise BackendError(
+            f"{out}: the device is out of memory; {less}or load the model in bfloat16, in 4bit or spread over devices (see adopt); "
+            "the same command then continues"
+        ) from None
 
 
 def _clear(work: Path) -> None:

@@ -100,6 +100,40 @@ def test_the_token_budget_changes_no_text(budget: int) -> None:
     assert budget == 1 or max(widths) <= budget
 
 
+def short_of_memory(one: Loaded, most: int) -> list[int]:
+    """Let the model run out of memory where more than `most` rows decode at once; returns the rows of every decoding step, as they come."""
+    seen: list[int] = []
+
+    def read(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids.shape[1] > 1:
+            return
+        seen.append(len(ids))
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    one.model.get_decoder().register_forward_pre_hook(read, with_kwargs=True)
+    return seen
+
+
+def test_a_batch_too_large_for_the_device_is_halved_until_it_fits_and_stays_so() -> None:
+    one, asked, sampling = loaded(), prompts((9, 9, 9, 9, 9, 9)), Sampling(max_tokens=4, batch_tokens=400)
+    expected = answers(loaded(), asked, sampling)
+    seen = short_of_memory(one, 3)
+    assert answers(one, asked, sampling) == expected
+    assert max(seen) == 6
+    seen.clear()
+    assert answers(one, asked, sampling) == expected
+    assert max(seen) <= 3, "what did not fit once is not tried again"
+
+
+def test_one_row_that_does_not_fit_is_an_error() -> None:
+    one = loaded()
+    short_of_memory(one, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        answers(one, prompts((9, 3)), Sampling(max_tokens=4))
+
+
 def test_a_key_gives_the_same_text_in_any_order_and_company() -> None:
     one, sampling = loaded(), Sampling(max_tokens=TOKENS, seed=1)
     asked = prompts()

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Dataset
-from personascope.errors import ArtifactError, DataError, RecipeChanged
+from personascope.artifact import FINGERPRINT, LOCK, MANIFEST, Dataset, Model
+from personascope.errors import ArtifactError, BackendError, DataError, RecipeChanged
 from personascope.progress import Progress
 from personascope.run import join, part_path, run
+from personascope.stages import sample
 from toys import grow, tally
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -130,6 +131,24 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     raise AssertionError("nothing happened within 20 s")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Called as torch calls its own."""
+
+
+def test_a_full_device_is_said_in_a_line_with_what_to_make_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(sample, "many", fail)
+    recipe = sample.Recipe(model=Model(tmp_path / "m"), questions=Dataset(tmp_path / "q"), batch_tokens=512)
+    monkeypatch.setattr(sample.Recipe, "identity", lambda _: {})
+    monkeypatch.setattr(sample, "items", lambda _: ["q/0/0"])
+    with pytest.raises(
+        BackendError, match=r"out: the device is out of memory; give a smaller batch_tokens \(it was 512\), or load .*continues"
+    ):
+        run(recipe, tmp_path / "out")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2])

@@ -6,8 +6,9 @@ the lowest edited block prompt and draft are computed once for all rows that sha
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ MOST_ROWS = 256
 """Rows at once on a CPU, whatever the token budget: more of them leave its caches and cost more each."""
 MOST_LOGITS = 2**27
 """Logits held at once while drafts are tried."""
+_FITTING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Tokens at once that a model was found to have memory for, if that is less than asked."""
 
 
 @dataclass
@@ -52,12 +55,30 @@ def refilled(
     rows: Sequence[int] | None = None,
     drafts: Drafts | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Yield (row, completion) of the rows wanted, by default all.
+    """Yield (row, completion) of the rows wanted, by default all. Where the device's memory is too small for a batch, half of it is tried.
 
     With `drafts`, every row wanted must be steered and have one.
+
+    Raises:
+        torch.OutOfMemoryError: not even one row has room.
     """
-    run = _Run(model, prompts, sampling, steers, stops, drafts)
     wanted = set(range(len(prompts)) if rows is None else rows)
+    while wanted:
+        fitting = replace(sampling, batch_tokens=min(sampling.batch_tokens, _FITTING.get(model, sampling.batch_tokens)))
+        try:
+            for row, said in _refilled(_Run(model, prompts, fitting, steers, stops, drafts), wanted):
+                wanted.discard(row)
+                yield row, said
+        except torch.OutOfMemoryError:
+            if fitting.batch_tokens <= max(len(prompts[row].ids) for row in wanted) + sampling.max_tokens:
+                raise
+            _FITTING[model] = fitting.batch_tokens // 2
+        # Not before the error is forgotten, which holds on to what was computed.
+        if wanted and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _refilled(run: "_Run", wanted: Set[int]) -> Iterator[tuple[int, Completion]]:
     waiting = deque(row for row in run.batch.prefill.order() if row in wanted)
     while waiting or len(run.batch):
         taken = run.take(waiting)
