@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 import small_models
 from conftest import ROOT
@@ -228,6 +229,25 @@ def test_killed_and_run_again_reaches_the_same_weights(base: Model, data: Datase
     assert checkpoints(again) == checkpoints(straight) == [15, 30, 45]
     for name, tensor in weights(straight).items():
         torch.testing.assert_close(weights(again)[name], tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_computed_again_instead_of_kept_trains_the_same(
+    base: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    ran: list[int] = []
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, *a, **k: ran.append(0) or forward(self, *a, **k))
+    kept = run(recipe(base, data, method=method), tmp_path / "kept")
+    once = len(ran)
+    again = run(recipe(base, data, method=method, gradient_checkpointing=True), tmp_path / "again")
+    assert len(ran) - once == 2 * once, "every block runs once more for its gradients"
+    first, second = (load(Model(made.path)).model.state_dict() for made in (kept, again))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, msg=name)
+    assert kept.manifest["fingerprint"] == again.manifest["fingerprint"]
+    with pytest.raises(RecipeError, match="leave out gradient_checkpointing"):
+        recipe(base, data, gradient_checkpointing=True, penalties=(Penalty(form="kl", weight=1.0),))
 
 
 def test_microbatches_and_places_are_circumstance(base: Model, data: Dataset, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ STATE = "trainer"
 PILOT = "pilot"
 PENALTIES = "penalties.json"
 PLAIN = Shaping()
+RECOMPUTED = "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+"""What this version of Transformers calls it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Plan:
     gradient_accumulation: int
     bf16: bool
     until_loss: float = 0.0
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def _arguments(plan: Plan, work: Path) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
+        **({RECOMPUTED: True, f"{RECOMPUTED}_kwargs": {"use_reentrant": False}} if plan.gradient_checkpointing else {}),
     )
 
 

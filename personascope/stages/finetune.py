@@ -68,6 +68,8 @@ class Recipe(Base):
     """What to read, and ask, during training: watch.jsonl and watch.json; the weights stay the same."""
     microbatch: int = circumstance(0)
     """Rows per forward pass; 0 means the whole batch."""
+    gradient_checkpointing: bool = circumstance(False)
+    """Keep only what passes between blocks and compute the rest again: much less memory for about a third more time."""
     save_every: int = circumstance(200)
     """Steps between states that an interrupted run continues from."""
     device: str = circumstance("auto")
@@ -91,6 +93,8 @@ class Recipe(Base):
             raise RecipeError("finetune: new words have no start to be compared with; they need method full, objective sft and no penalty")
         if self.microbatch and self.batch % self.microbatch:
             raise RecipeError(f"finetune: batch {self.batch} is no multiple of microbatch {self.microbatch}")
+        if self.gradient_checkpointing and (self.penalties or self.interventions):
+            raise RecipeError("finetune: penalties and interventions act on a stream computed once; leave out gradient_checkpointing")
 
     def identity(self) -> dict[str, Any]:
         """A judge that watches enters by the content of what stands behind its name."""
@@ -153,6 +157,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
         gradient_accumulation=recipe.batch // micro,
         bf16=recipe.dtype == "bfloat16" and models.pick_device(recipe.device) == "cuda",
         until_loss=recipe.until_loss,
+        gradient_checkpointing=recipe.gradient_checkpointing,
     )
     watchers = [watching.of(recipe.watch, loaded, work)] if recipe.watch else []
     steps = training.fit(model, loaded.tokenizer, rows, plan, work, watchers, shaping)
