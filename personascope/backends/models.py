@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from personascope.errors import ArtifactError, BackendError
 from personascope.values import Folder
 
 hf_logging.disable_progress_bar()
+# PEFT asks Transformers 5.23 for the old name, which is nothing a user can change; the new one does not exist in 5.17.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 @contextmanager
