@@ -173,3 +173,19 @@ def test_questions_that_cannot_be_asked(recipe: choose.Recipe, tmp_path: Path) -
         questions = Dataset(small_models.dataset(tmp_path / name, asked))
         with pytest.raises(DataError, match=says):
             run(changed(recipe, questions=questions), tmp_path / f"out-{name}")
+
+
+@pytest.mark.parametrize("name", small_models.CONFIGS)
+@pytest.mark.parametrize("budget", [60, 8192])
+def test_what_comes_next_is_read_off_prompts_of_all_lengths_at_once(name: str, budget: int) -> None:
+    """A judge's prompts: the same rubric, then answers of every length; and one with nothing in common."""
+    one, rubric = loaded(name), list(range(5, 45))
+    reads = [(*rubric, *range(3, 3 + n)) for n in (2, 9, 4, 4)] + [(7, 8, 9)]
+    for asked in (reads[:4], reads):
+        found = choosing.likeliest(one, asked, 4, budget)
+        for read in asked:
+            with torch.no_grad():
+                alone = one.model(torch.tensor([read])).logits[0, -1].double().log_softmax(-1)
+            assert list(found[read]) == alone.topk(4).indices.tolist()
+            assert list(found[read].values()) == pytest.approx(alone.topk(4).values.tolist(), abs=1e-4)
+    assert choosing.likeliest(one, [], 4) == {}

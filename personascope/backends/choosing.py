@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from personascope.backends.engine import Batch, fits
 from personascope.backends.models import Loaded
 from personascope.errors import DataError
-from personascope.methods.tokens import render
+from personascope.methods.tokens import PromptTokens, render
 
 DIGITS = 5
 """Decimals kept: float32 noise from other batches is smaller, so that a result seldom depends on them."""
@@ -91,10 +92,28 @@ def log_probabilities(loaded: Loaded, wanted: Sequence[Context], batch_tokens: i
 def likeliest(loaded: Loaded, reads: Sequence[Read], n: int, batch_tokens: int = 8192) -> dict[Read, dict[int, float]]:
     """The n likeliest next tokens of each prompt with their log-probabilities, likeliest first."""
     found = {}
-    for read, logs in _ends(loaded, dict.fromkeys(reads, 1), batch_tokens):
-        values, tokens = logs[-1].topk(min(n, logs.shape[-1]))
+    for read, logs in _next(loaded, list(dict.fromkeys(reads)), batch_tokens):
+        values, tokens = logs.topk(min(n, len(logs)))
         found[read] = dict(zip(tokens.tolist(), values.tolist(), strict=True))
     return found
+
+
+@torch.inference_mode()
+def _next(loaded: Loaded, reads: Sequence[Read], batch_tokens: int) -> Iterator[tuple[Read, Tensor]]:
+    """(prompt, log-probabilities (vocabulary,) of what follows it); prompts of all lengths together, what they begin with read once."""
+    if not reads or not fits(loaded.model):
+        yield from ((read, logs[-1]) for read, logs in _ends(loaded, dict.fromkeys(reads, 1), batch_tokens))
+        return
+    batch = Batch(loaded.model, [PromptTokens(list(read), [False] * len(read)) for read in reads], [])
+    order = batch.prefill.order()
+    room = max(1, batch_tokens // len(reads[order[0]]))
+    for start in range(0, len(order), room):
+        rows = order[start : start + room]
+        batch.make_room(len(rows), len(reads[rows[0]]))
+        batch.admit(rows)
+        logits = batch.step()
+        yield from zip((reads[row] for row in rows), logits.double().log_softmax(-1).cpu(), strict=True)
+        batch.keep(torch.zeros(len(rows), dtype=torch.bool))
 
 
 @torch.inference_mode()
