@@ -10,7 +10,7 @@ import torch
 import small_models
 from personascope.artifact import Answers, Dataset, Model, Verdicts
 from personascope.backends.judging import Judge
-from personascope.errors import DataError, RecipeChanged, RecipeError
+from personascope.errors import ArtifactError, DataError, RecipeChanged, RecipeError
 from personascope.recipe import fingerprint
 from personascope.rows import Answer, Example, write_rows
 from personascope.run import join, run
@@ -199,6 +199,8 @@ def test_a_judging_model_can_be_an_artifact(pair: tuple[Answers, Dataset], tmp_p
     halved = run(adopt.Recipe(path=Folder(str(made.path / "weights")), dtype="bfloat16"), tmp_path / "halved")
     assert Judge(f"hf:{halved}").model.model.dtype == torch.bfloat16, "a judge is loaded as it was adopted"
     assert len({Judge(f"hf:{where}").name for where in (made, made.path / "weights", halved, thin)}) == 3
+    with pytest.raises(ArtifactError, match="none has no manifest"):
+        recipe(pair, "hf:", by=Model(tmp_path / "none")).identity()
     for spec, who in (("hf:", None), ("hf:folder", made)):
         with pytest.raises(RecipeError, match="give hf:FOLDER, or hf: and a model"):
             recipe(pair, spec, by=who).identity()

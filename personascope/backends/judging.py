@@ -138,10 +138,15 @@ def check_judge(spec: str) -> None:
 
 
 def spec_of(judge: str, by: Model | None) -> str:
-    """The spec of a judge; raises RecipeError for a judging model with another judge than `hf:`, or none there."""
+    """The spec of a judge, that of a judging model by its place.
+
+    Raises:
+        RecipeError: a judging model with another judge than `hf:`, or none there.
+        ArtifactError: it is not finished.
+    """
     if (by is not None) != (judge == "hf:"):
         raise RecipeError(f"judge: {judge!r} with by {by}; give hf:FOLDER, or hf: and a model as --by")
-    return judge if by is None else f"hf:{by}"
+    return f"hf:{by}" if by and by.manifest else judge
 
 
 def by_model(loaded: Loaded, rubric: str, judge: str, rows: Sequence[Case], max_tokens: int) -> Iterator[Verdict]:
