@@ -241,8 +241,26 @@ def _best(
         threshold = watching.calibrate(peaks, rate).value
         leads = [watching.lead(watching.first_alarm(runs[j].steps, series[j], threshold), onsets[j] or 0) for j in bad]
         margin = np.median([watching.peak(series[j]) for j in bad]) - threshold
+        threshold = _midway(threshold, [(runs[j].steps, series[j], onsets[j] or 0) for j in bad])
         ranked.append((float(np.mean(leads)), float(margin / (peaks.std() + 1e-9)), _Chosen(label, series, threshold)))
     return max(ranked, key=lambda entry: entry[:2])[2]
+
+
+def _midway(threshold: float, harmful: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> float:
+    """The threshold raised into the middle of the gap above it, up to the least reading that first told a known harmful run in time.
+
+    A threshold that touches the largest benign peak is passed by half of the peaks of a new domain that is just like the
+    known ones. In the middle it tells the same harmful runs at the same steps.
+
+    Args:
+        harmful: of each run its steps, its readings and its onset.
+    """
+    firsts = []
+    for steps, readings, onset in harmful:
+        alarm = watching.first_alarm(steps, readings, threshold)
+        if alarm is not None and alarm < onset:
+            firsts.append(float(readings[steps == alarm][0]))
+    return (threshold + min(firsts)) / 2 if firsts else threshold
 
 
 def summarise_watched(found: Sequence[Outcome], rivals: Sequence[Outcome], apart: Sequence[str] = ()) -> dict[str, Any]:
