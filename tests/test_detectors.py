@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from personascope.errors import DataError
-from personascope.methods.detectors import Run, Watched, by_mean_difference, leave_out, outcomes, summarise, summarise_watched
+from personascope.methods import watching
+from personascope.methods.detectors import Run, Watched, _midway, by_mean_difference, leave_out, outcomes, summarise, summarise_watched
 
 DOMAINS, SEEDS = ("d1", "d2", "d3"), ("0", "1", "2")
 RUNS = [Run(f"{sign}-{d}-{s}", sign == "bad", d, s) for sign in ("bad", "good") for d in DOMAINS for s in SEEDS]
@@ -242,3 +243,13 @@ def test_a_harmful_run_without_an_onset_has_no_lead() -> None:
 def test_too_few_watched_runs_are_refused() -> None:
     with pytest.raises(DataError, match="no harmful run with an onset or no benign run is left; add runs"):
         outcomes([r for r in trainings() if r.run.domain == "d1"], ORIGINS, 0.05)
+
+
+def test_a_threshold_stands_in_the_middle_of_the_gap_above_the_benign_peaks() -> None:
+    steps = np.arange(0, 10, 2)
+    soon, later = np.array([0.0, 1.0, 4.0, 9.0, 9.0]), np.array([0.0, 0.0, 1.0, 3.0, 9.0])
+    assert _midway(2.0, [(steps, soon, 6), (steps, later, 8)]) == 2.5, "3 is the least reading that told a run, at step 6"
+    assert _midway(2.0, [(steps, soon, 6), (steps, later, 6)]) == 3.0, "an alarm that comes with the onset is no warning"
+    assert _midway(2.0, [(steps, later, 6)]) == 2.0
+    for threshold in (2.5, 2.0):
+        assert [watching.first_alarm(steps, run, threshold) for run in (soon, later)] == [4, 6]
