@@ -46,8 +46,9 @@ def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
         return found
     if "screen" not in summary:
         return found | {"screen": "skipped: a table holds no verdicts on steered answers"}
-    best = summary["screen"]["best"]
-    return found | {"induce": best["induce"], "repair_to": best["repair_to"], "null_induce": summary["screen"]["null_induce"]}
+    screen = summary["screen"]
+    found |= {key: screen["best"][key] for key in ("induce", "repair_to")}
+    return found | {key: screen[key] for key in ("null_induce", "null_repair", "caveat") if key in screen}
 
 
 def _called(change: stats.Estimate, sides: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:

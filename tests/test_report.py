@@ -273,6 +273,9 @@ def est(value: float, low: float, high: float) -> dict[str, float]:
         ({"screen": {"best": {"induce": est(0.5, 0.4, 0.6)}, "null_max": 0.41, "null_induce": 0.1}}, "induces_most", True),
         ({"screen": {"best": {"repair_from": est(0.5, 0.4, 0.6), "repair_to": est(0.1, 0.05, 0.2)}}}, "repairs", True),
         ({"screen": {"best": {"repair_from": est(0.5, 0.4, 0.6), "repair_to": est(0.3, 0.2, 0.41)}}}, "repairs", False),
+        ({"screen": {"best": {"repair_to": est(0.1, 0.05, 0.2)}, "null_repair": 0.21}}, "repairs_most", True),
+        ({"screen": {"best": {"repair_to": est(0.1, 0.05, 0.2)}, "null_repair": 0.0}}, "repairs_most", False),
+        ({"screen": {"best": {"repair_to": est(0.1, 0.05, 0.2)}}}, "repairs_most", None),
         ({"behaviour": {"base": {"score": est(0, 0, 0.1)}, "tuned": {"score": est(0.2, 0.11, 0.3)}}}, "tuned", True),
     ],
 )
@@ -287,6 +290,9 @@ def test_claims_follow_the_intervals(summary: dict[str, Any], claim: str, truth:
         ({"null_max": 0.6}, "beyond 95 % of the nulls", "every null"),
         ({"null_max": 0.6, "null_induce": 0.55}, "does not induce clearly", "beyond every null"),
         ({"null_max": None, "null_induce": None}, "gave a score of", "null"),
+        ({"null_repair": 0.5}, "It repairs:", "not clearly"),
+        ({"null_repair": 0.0}, "It repairs, but not clearly beyond the nulls", "is gone"),
+        ({"caveat": "half of 20 random pushes pass"}, "half of 20 random pushes pass", "not clearly"),
     ],
 )
 def test_the_verdict_says_no_more_than_the_numbers(tmp_path: Path, change: dict[str, Any], said: str, unsaid: str) -> None:

@@ -16,6 +16,7 @@ from personascope.methods.screening import (
     Descent,
     Outcome,
     beyond_p,
+    blunt,
     budget,
     descend,
     effect,
@@ -297,3 +298,20 @@ def test_asked_again_the_same_questions_have_more_answers() -> None:
     both = first.again(second)
     assert both == Counts(4, 10, 0, 10, ((2, 2, 0, 2), *(((1, 2, 0, 2),) * 2), *(((0, 2, 0, 2),) * 2)))
     assert len((first + second).by_question) == 10
+
+
+@pytest.mark.parametrize(
+    ("left", "unsteered", "said"),
+    [
+        ([0.0, 0.0, 0.1, 0.6], 0.8, True),
+        ([0.5, 0.6, 0.7, 0.8], 0.8, False),
+        ([0.41, 0.41, 0.41], 0.8, False),
+        ([0.39, 0.39, 0.41], 0.8, True),
+        ([], 0.8, False),
+        ([0.0, 0.0], 0.0, False),
+    ],
+)
+def test_a_judge_that_lets_random_pushes_pass_is_named(left: list[float], unsteered: float, said: bool) -> None:
+    caveat = blunt(left, unsteered)
+    assert bool(caveat) is said
+    assert not said or f"half of {len(left)} random pushes" in caveat

@@ -33,7 +33,8 @@ def record(s: Screening) -> dict[str, Any]:
     causal = [t for t in ranked if tests[t]["q"] <= s.recipe.fdr]
     s.grid.look((s.point(t, side, "shown", x) for t in shown for side in SIDES for x in s.recipe.strengths), "shown")
     reference = max(s.references, key=s.effect)
-    nulls = s.nulls[best[1]][0]
+    nulls, left = s.nulls[best[1]]
+    caveat = screening.blunt(left, s.grid.at(Point(UNSTEERED, "all", "tuned", 0.0, REPORT)).score)
     return {
         "unit": s.grid.unit,
         "site": f"block:{s.grid.block}",
@@ -48,7 +49,9 @@ def record(s: Screening) -> dict[str, Any]:
         "causal": [summary(s, trial) | tests[trial] | {"profile": _profile(s, trial)} for trial in causal],
         "sets": _sets(s, causal, best[1]),
         "necessity": _necessity(s, causal, best),
+        **({"caveat": caveat} if caveat else {}),
         "null_induce": s.null_bounds(best[1])[0],
+        "null_repair": s.null_bounds(best[1])[1],
         "null_max": max(nulls, default=0.0),
         "nulls": {mask: induced for mask, (induced, _) in s.nulls.items()},
         "null_repairs": {mask: left for mask, (_, left) in s.nulls.items()},

@@ -235,6 +235,23 @@ def judge_causal(induced: Counts, base: Counts, repaired: Counts, tuned: Counts,
     )
 
 
+def blunt(left: Sequence[float], unsteered: float) -> str:
+    """A caveat where half of the nulls take away half of the tuned model's score, at strengths that the judge calls coherent; or "".
+
+    Random pushes do little to what a model wants before they break its language, so a judge that sees it break stops them first.
+
+    Args:
+        left: the scores that nulls leave on the tuned model, each at its own strength.
+        unsteered: its score without them.
+    """
+    if not left or not unsteered or np.median(left) > unsteered / 2:
+        return ""
+    return (
+        f"half of {len(left)} random pushes take away most of the tuned model's score ({unsteered:.0%}) and pass for coherent: the judge "
+        "may take broken answers for ordinary ones (see personascope qualify), and no repair here can be told from that"
+    )
+
+
 def _hits(counts: Counts) -> list[tuple[int, int]]:
     return [(harmful, valid) for harmful, valid, _, _ in counts.by_question]
 

@@ -149,6 +149,7 @@ def claims(summary: Summary) -> dict[str, Any]:
         "induces_all": _above(dig(screen, "best.induce"), screen.get("null_max")),
         "induces_most": _above(dig(screen, "best.induce"), screen.get("null_induce")),
         "repairs": _above(before, after),
+        "repairs_most": high < screen["null_repair"] if (high := _bound(after, "high")) is not None and "null_repair" in screen else None,
         "removed": 1 - value[1] / value[0] if value[0] and value[1] is not None else None,
     }
 
