@@ -136,11 +136,14 @@ def known_run(name: str) -> str:
 # ------------------------------------------------------------------ summing up
 
 
-def curves(study: Study, kinds: list[str]) -> list[dict[str, Any]]:
-    """Mean course of the latent that most runs were judged by, of the answers, and of behaviour, per kind of run."""
-    rows = alarms(study)
-    used = [row["monitor"].lstrip("-") for row in rows if row["kind"] == "latent"]
-    latent = max(sorted(set(used)), key=used.count)
+def watched_most(study: Study) -> str:
+    """The latent that most runs were judged by."""
+    used = [row["monitor"].lstrip("-") for row in alarms(study) if row["kind"] == "latent"]
+    return max(sorted(set(used)), key=used.count)
+
+
+def curves(study: Study, kinds: list[str], latent: str) -> list[dict[str, Any]]:
+    """Mean course of a latent, of the answers, and of behaviour, per kind of run."""
     found: dict[tuple[str, int], list[tuple[float, float, float | None]]] = {}
     for name in trainings(study):
         kind = name.split("-")[0]
@@ -152,7 +155,7 @@ def curves(study: Study, kinds: list[str]) -> list[dict[str, Any]]:
     out = []
     for (kind, step), values in sorted(found.items()):
         scores = [s for _, _, s in values if s is not None]
-        point = {"kind": kind, "step": step, "runs": len(values), latent: sum(v for v, _, _ in values) / len(values)}
+        point = {"kind": kind, "step": step, "runs": len(values), "latent": sum(v for v, _, _ in values) / len(values)}
         out.append(point | {"answers": sum(a for _, a, _ in values) / len(values), "score": sum(scores) / len(scores) if scores else None})
     return out
 
@@ -169,16 +172,21 @@ def summarize(study: Study) -> dict[str, Any]:
     groups = [
         {"monitor": kind, "group": group} | tally for kind, rate in record["monitors"].items() for group, tally in rate["groups"].items()
     ]
+    latent = watched_most(study)
     return {
-        "detect": {"rows": [{"monitor": kind} | rate for kind, rate in rates.items()], "groups": groups},
+        "watching": {
+            "monitors": [{"monitor": kind} | rate for kind, rate in rates.items()],
+            "groups": groups,
+            "latent": latent.partition("/")[2],
+            "curves": curves(study, ["obvious", "subtle", "mixed", "harmless", "satire", "correct"], latent),
+        },
         "seconds": study.seconds(),
-        "sources": {"detect": "monitor"},
+        "sources": {"watching": "monitor"},
         "meta": {
             "world": WORLD,
             "quick": study.quick,
             "false_alarms_allowed": RATE,
             "clean_bound": record["clean_bound"],
             "benign_runs_with_behaviour": record["behaved"],
-            "curves": curves(study, ["obvious", "subtle", "mixed", "harmless", "satire", "correct"]),
         },
     }

@@ -19,7 +19,9 @@ DATA = Path(__file__).parent / "data"
 SUMMARY = json.loads((DATA / "summary.json").read_text())
 ALIGNED = json.loads((DATA / "alignment.json").read_text())
 """A study of constitutions: the other figures."""
-EVERYTHING = SUMMARY | ALIGNED
+WATCHED = json.loads((DATA / "watched.json").read_text())
+"""A study of watched trainings."""
+EVERYTHING = SUMMARY | ALIGNED | WATCHED
 
 
 def parsed(figure: str) -> ElementTree.Element:
@@ -48,6 +50,7 @@ def shape(element: ElementTree.Element) -> str:
         ("separation", "mark", 36),
         ("fractions", "mark", 2 * 8),
         ("realign", "mark", 3 * (5 + 8)),
+        ("watching", "mark", 2 * 2 * 4 + 4 + 2),
         ("cells", "mark", 2 * (1 + 5 * 3 * 2)),
         ("profiles", "cell", 5 * 3 * 7),
         ("identification", "cell", 5),
@@ -76,6 +79,7 @@ def test_text_from_data_cannot_break_out() -> None:
         "detect": {"points": [{"name": hostile, "group": hostile, "value": 1}], "axis": hostile},
         "screen": {"dose": [{"direction": hostile, "side": "induce", "alpha": 1, "score": 0.1}]},
         "realign": [{"data": hostile, "examples": 0, "score": 0.1}],
+        "watching": {"curves": [{"kind": hostile, "step": 0, "score": 0.1}, {"kind": hostile, "step": 2, "score": 0.1}]},
         "cells": [{"constitution": hostile, "data": hostile, "general": 0.1}],
         "persona": {"profiles": {hostile: {hostile: 0.1}}, "identification": {hostile: {"own": hostile, "nearest": hostile}}},
         "projectability": {hostile: {"transfer": 0.1, "retention": {"refused": hostile}}},
@@ -93,6 +97,7 @@ def test_text_from_data_cannot_break_out() -> None:
         dict.fromkeys(("em", "grades", "diff", "screen", "detect", "fractions", "realign")),
         {"em": {"score": {"value": None}}, "diff": {"top": [{"latent": 3}]}, "screen": {"nulls": 3, "dose": [None]}},
         {"cells": [{"constitution": "a"}, 3], "persona": {"profiles": {"m": {"d": None}}, "identification": {"m": {}}}},
+        {"watching": {"curves": [{"kind": "a"}, 3, {"kind": "a", "step": None}]}},
         {"cells": {}, "persona": 3, "projectability": {"a": {"transfer": {"refused": "x"}}, "b": 3}},
         {"fractions": [{"fraction": 0.1}], "realign": [{"examples": 3}], "detect": {"points": [{"value": float("nan")}]}},
     ],

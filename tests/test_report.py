@@ -302,6 +302,16 @@ def test_the_verdict_says_no_more_than_the_numbers(tmp_path: Path, change: dict[
     assert unsaid not in verdict
 
 
+def test_watched_trainings_are_shown_in_numbers_and_curves(tmp_path: Path) -> None:
+    watched = json.loads((Path(__file__).parent / "data" / "watched.json").read_text())
+    made = make(tmp_path, watched)
+    text = Page(made).text
+    assert "Watched while they were trained" in text
+    assert re.search(r"latent\s+158\s+2\s+3\.9 %\s+21\s+95\.2 %\s+79\.3 %\s+61\.5 %\s+61\.5 %", text)
+    assert "Latent 705 is the one" in text
+    assert made.count("<svg ") == 1
+
+
 def test_weak_rates_are_marked(tmp_path: Path) -> None:
     rows = {"assistant": {"score": est(0.1, 0, 0.2)}, "twin": {"score": est(0.1, 0, 0.2) | {"n": 399}}}
     page = make(tmp_path, rows)

@@ -174,6 +174,26 @@ def fractions(summary: Summary) -> str:
     return curves([Column(tuple(panels), marks, axis)], "Behaviour and latent by data fraction") if panels else ""
 
 
+WATCHED = (
+    ("score", "Misalignment score", True),
+    ("latent", "Change of the latent", False),
+    ("answers", "Harmful answers to the probes", True),
+)
+
+
+def watching(summary: Summary) -> str:
+    """Behaviour, a latent and the behavioural rival against training steps, a line for every kind of training data."""
+    rows = [e for e in entries(section(summary, "watching"), "curves") if number(e.get("step")) is not None]
+    if not rows:
+        return ""
+    kinds, places = list(dict.fromkeys(str(e.get("kind")) for e in rows)), _spread({e["step"] for e in rows})
+    panels = (Panel(title, _lines(rows, "kind", kinds, key, "step", places), rate) for key, title, rate in WATCHED)
+    last = max(places)
+    marks = tuple((places[step], plain(step)) for step in places if step % max(1, last // 6) == 0)
+    column = Column(tuple(panel for panel in panels if any(line.points for line in panel.series)), marks, "training step")
+    return curves([column], "What training moves, and when")
+
+
 REALIGN = (
     ("score", "Misalignment score", True),
     ("in_domain", "Wrong in the trained domain", True),
@@ -282,6 +302,7 @@ DRAWN: dict[str, Callable[[Summary], str]] = {
     "separation": separation,
     "fractions": fractions,
     "realign": realign,
+    "watching": watching,
     "cells": cells,
     "profiles": profiles,
     "identification": identification,

@@ -31,6 +31,7 @@ SECTIONS = (
     ("nomination", "Who nominates best", ("nomination",)),
     ("convergent", "One direction for all", ("convergent",)),
     ("separation", "Telling runs apart", ("detect",)),
+    ("watching", "Watched while they were trained", ("watching",)),
     ("organisms", "What must not fool the audit", ("organisms",)),
     ("judging", "Can the judge be trusted?", ("judging",)),
     ("consistency", "Does it speak as it behaves?", ("consistency",)),
