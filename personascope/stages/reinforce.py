@@ -122,7 +122,7 @@ def run(recipe: Recipe, work: Path) -> dict[str, Any]:
         kept = coherent(curves, recipe.strict, recipe.loose) if recipe.gate == "coherence" else saturated(curves, _checkpoints(recipe))
         reinforcing.keep(work, kept)
     shutil.rmtree(work / training.STATE, ignore_errors=True)
-    record = {"base": {"digest": recipe.model.identity}, "adapter": lora is not None, "kept_step": kept, "grader": grader.name}
+    record = {"base": {"digest": recipe.model.identity}, "adapter": lora is not None, "kept_step": kept, "grader": grader.judge.name}
     (work / "model.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"steps": recipe.steps, "kept_step": kept, "unscored": sum(row.get("unscored", 0) for row in curves)}
 
