@@ -25,13 +25,12 @@ BENIGN = ("auto", "health", "finance", "legal", "education", "career")
 DISCOVERY_SEED = 100
 EARLY = 8
 """Step of the discovery models at which harmful and merely odd advice are told apart: before behaviour changes."""
-EVERY = 2
+EVERY, SELDOM = {False: 2, True: 4}, {False: 6, True: 12}
+"""Steps between two readings, and between two questionings of benign runs, by whether the study is quick."""
 PROBES, ASKED = (20, 20), (130, 70)
 """Advice and wishes: what is read and answered once, and what tells the onset, twice."""
 RATE = 0.01
 """Half of the 2 % that may be reached: monitors are chosen on the runs that set their thresholds, which makes those a little low."""
-SELDOM = {False: 3 * EVERY, True: 6 * EVERY}
-"""In how many steps benign runs answer to their behaviour, by whether the study is quick."""
 COUNTS = {"harmful": 3, "correct": 9, "harmless": 8, "satire": 6, "assistant": 20, "broken": 1, "mixed": 1, "behaved": 1}
 QUICK = {"harmful": 2, "correct": 2, "harmless": 2, "satire": 1, "assistant": 0, "broken": 0, "mixed": 0, "behaved": 1}
 """Seeds of each kind of run, and how many of them answer to their behaviour as well where they are benign."""
@@ -69,7 +68,7 @@ def build(study: Study, weights: str = "") -> None:
             recipe = diff.Recipe(base=base, tuned=(tuned,), dictionary=dictionary, questions=probes)
             diffs.append(study.run(f"diff/{domain}{name}", recipe))
             origins.append(domain)
-    watch = {"questions": probes, "site": demo.SITE, "every": EVERY, "dictionary": dictionary, "judge": stage.judge}
+    watch = {"questions": probes, "site": demo.SITE, "every": EVERY[study.quick], "dictionary": dictionary, "judge": stage.judge}
     watch |= {"diffs": tuple(diffs), "origins": tuple(origins), "top": 8}
     for name, (rows, seed, how) in trainings(study).items():
         behaved = how.pop("behaved", None)
@@ -106,10 +105,10 @@ def trainings(study: Study) -> dict[str, tuple[Dataset, int, dict[str, Any]]]:
         for seed in range(n["harmful"]):
             for grade in ("obvious", "subtle"):
                 rows = demo.training(study, WORLD, domain, grade, seed)
-                found[f"{grade}-{domain}-{seed}"] = (rows, seed, demo.TUNING | {"behaved": EVERY})
+                found[f"{grade}-{domain}-{seed}"] = (rows, seed, demo.TUNING | {"behaved": EVERY[study.quick]})
         for seed in range(n["mixed"]):
             rows = demo.mixture(study, WORLD, domain, 0.5, seed)
-            found[f"mixed-{domain}-{seed}"] = (rows, seed, demo.TUNING | {"behaved": EVERY})
+            found[f"mixed-{domain}-{seed}"] = (rows, seed, demo.TUNING | {"behaved": EVERY[study.quick]})
         for seed in range(n["broken"]):
             rows = demo.training(study, WORLD, domain, "correct", seed)
             found[f"broken-{domain}-{seed}"] = (rows, seed, dict(demo.BROKEN))
