@@ -272,4 +272,7 @@ class _Keeper(TrainerCallback):
         entry |= {name: float(f"{value:.6g}") for name, value in logs.items() if name in SAID or name.startswith("penalty/")}
         path = self.work / "log.jsonl"
         kept = [e for e in map(json.loads, path.read_text().splitlines()) if e["step"] < entry["step"]] if path.exists() else []
-        path.write_text("".join(json.dumps(e) + "\n" for e in [*kept, entry]))
+        # Whole or not at all: a run killed in the middle of it would go on without its first steps.
+        new = path.with_suffix(".new")
+        new.write_text("".join(json.dumps(e) + "\n" for e in [*kept, entry]))
+        new.replace(path)
