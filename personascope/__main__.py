@@ -104,15 +104,15 @@ def run_study(arguments: list[str]) -> int:
     return 0
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _finish(study: Study, module: Any) -> None:
     """Write summary.json and report.html of a study that can be summed up; its docstring asks the question."""
     if hasattr(module, "summarize"):
         asked = inspect.getdoc(module) or study.root.name
         finish(study, module.summarize(study), asked.splitlines()[0], asked)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def run_stage(name: str, arguments: list[str]) -> int:

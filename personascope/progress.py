@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
-FILE = "progress.json"
+FILE, NEW = "progress.json", "progress.new"
+"""What is kept, and what is being written to take its place."""
 EVERY = 1.0
 """Seconds between two writes."""
 
@@ -53,16 +54,21 @@ def kept(work: Path) -> Hear:
         nonlocal written
         if time.monotonic() >= written + EVERY:
             written = time.monotonic()
-            new = place.with_suffix(".new")
-            new.write_text(json.dumps(now))
-            new.replace(place)
+            (work / NEW).write_text(json.dumps(now))
+            (work / NEW).replace(place)
 
     return keep
 
 
-def read(work: Path) -> Progress | None:
-    """What was last kept there, if anything was."""
+def read(work: Path, since: float = 0.0) -> Progress | None:
+    """What was last kept there, if anything was since then (seconds of the epoch); the work may end meanwhile."""
     try:
-        return Progress(*json.loads((work / FILE).read_text()))
+        return Progress(*json.loads((work / FILE).read_text())) if (work / FILE).stat().st_mtime >= since else None
     except (OSError, ValueError, TypeError):
         return None
+
+
+def forget(work: Path) -> None:
+    """Take away what was kept, a half-written one too: a result does not hold how it was come by."""
+    for name in (FILE, NEW):
+        (work / name).unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def run(recipe: Recipe, out: Path | str, part: Part | None = None, hear: progres
         start = time.time()
         with progress.heard(progress.kept(work), *([hear] if hear else [])), _told_of_memory(out, recipe):
             counts = _rows(stage, recipe, work, part) if hasattr(stage, "many") else stage.run(recipe, work) or {}
-        (work / progress.FILE).unlink(missing_ok=True)
+        progress.forget(work)
         _publish(artifact, work, recipe, mark, counts, start)
     return artifact
 
@@ -225,7 +225,8 @@ def _told_of_memory(out: Path | str, recipe: Recipe) -> Generator[None]:
 
 def _clear(work: Path) -> None:
     """Take away what a refused run has begun if it has made nothing, so that a corrected recipe may have its place."""
-    marks = (LOCK, FINGERPRINT, progress.FILE)
+    progress.forget(work)
+    marks = (LOCK, FINGERPRINT)
     made = [path for path in work.rglob("*") if path.name not in marks and (path.is_dir() or path.stat().st_size)]
     if not made:
         shutil.rmtree(work)

@@ -52,6 +52,6 @@ def line(study: Study, since: float) -> str:
         artifact = study.artifact(name)
         if artifact.finished:
             made += 1
-        elif (artifact.partial / progress.FILE).exists() and (artifact.partial / progress.FILE).stat().st_mtime >= since:
-            going.append(f"{name_of(stage_of(recipe))} {name}: {progress.read(artifact.partial)}")
+        elif now := progress.read(artifact.partial, since):
+            going.append(f"{name_of(stage_of(recipe))} {name}: {now}")
     return " · ".join([f"{made} of {len(study.recipes)} made", *going])

@@ -154,7 +154,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "behaviour": {side: blocks.findings_section(study.artifact(f"{side}/findings")) for side in sides},
         "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "diff": blocks.diff_section(study.artifact("diff")),
-        "screen": {"skipped": "the quick variant has none"} if study.quick else blocks.screen_section(study.artifact("screen")),
+        **({} if study.quick else {"screen": blocks.screen_section(study.artifact("screen"))}),
         "seconds": study.seconds(),
         "sources": auditing.sources(study),
         "meta": {"base": "SmolLM2-135M-Instruct", "judge": "the same model, taught to grade", "quick": study.quick},

@@ -56,6 +56,9 @@ def test_it_is_kept_once_a_second_and_whole(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / progress.FILE).write_text("[1,")
     assert progress.read(tmp_path) is None
     assert not list(tmp_path.glob("*.new"))
+    (tmp_path / progress.NEW).write_text("[1,")
+    progress.forget(tmp_path)
+    assert not list(tmp_path.iterdir()), "a kill in the middle of writing leaves nothing in a result"
 
 
 def test_the_line_tells_what_is_made_and_how_far_the_rest_is(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_a_study_shows_it_on_a_terminal_and_leaves_nothing(tmp_path: Path) -> No
     assert "0 of 1 made · grow data: " in shown
     assert "of 40 rows" in shown
     assert shown.endswith(status.WIPE)
-    assert not list((tmp_path / "out").rglob(progress.FILE + "*"))
+    assert not list((tmp_path / "out").rglob("progress.*"))
 
 
 def test_training_and_dictionaries_tell(tmp_path: Path) -> None:

@@ -190,3 +190,18 @@ def test_what_is_saved_holds_no_path(tmp_path: Path) -> None:
     assert texts
     assert not [text for text in texts if str(tmp_path) in text]
     assert isinstance(PeftModel.from_pretrained(small_models.model(), str(tmp_path / "lora" / "adapter")), PeftModel)
+
+
+def test_a_log_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, write = tmp_path / "log.jsonl", Path.write_text
+    training.rewrite(log, [{"step": 1}])
+
+    def killed(path: Path, text: str) -> None:
+        write(path, text[:5])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.rewrite(log, [{"step": 1}, {"step": 2}])
+    assert log.read_text() == '{"step": 1}\n'
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["log.jsonl"]

@@ -143,7 +143,7 @@ class Curves(TrainerCallback):
         return {"probe": self.probe.shares(Loaded(model, self.tokenizer))} if self.probe else {}
 
     def _write(self) -> None:
-        (self.work / CURVES).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        training.rewrite(self.work / CURVES, self.rows)
 
 
 def fit(loaded: Loaded, questions: Sequence[Example], grader: Grader, probe: Probe | None, plan: Plan, work: Path) -> list[dict[str, Any]]:

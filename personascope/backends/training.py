@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,14 @@ def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
             offsets.write(model, where / "weights")
 
 
+def rewrite(log: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a training's log whole or not at all, or a run killed meanwhile would go on without its first steps."""
+    new = log.parent / STATE / f"{log.name}.new"
+    new.parent.mkdir(exist_ok=True)
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    new.replace(log)
+
+
 class _Collator:
     """Right-pad ids; untrained and padded positions get the label that the loss ignores."""
 
@@ -272,7 +280,4 @@ class _Keeper(TrainerCallback):
         entry |= {name: float(f"{value:.6g}") for name, value in logs.items() if name in SAID or name.startswith("penalty/")}
         path = self.work / "log.jsonl"
         kept = [e for e in map(json.loads, path.read_text().splitlines()) if e["step"] < entry["step"]] if path.exists() else []
-        # Whole or not at all: a run killed in the middle of it would go on without its first steps.
-        new = path.with_suffix(".new")
-        new.write_text("".join(json.dumps(e) + "\n" for e in [*kept, entry]))
-        new.replace(path)
+        rewrite(path, [*kept, entry])

@@ -249,8 +249,8 @@ def _best(
 def _midway(threshold: float, harmful: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> float:
     """The threshold raised into the middle of the gap above it, up to the least reading that first told a known harmful run in time.
 
-    A threshold that touches the largest benign peak is passed by half of the peaks of a new domain that is just like the
-    known ones. In the middle it tells the same harmful runs at the same steps.
+    Runs of one domain peak alike, so a new domain passes the largest of D known ones with a chance of 1 / (D + 1), and with
+    all its runs at once. In the middle of the gap the same harmful runs are told at the same steps.
 
     Args:
         harmful: of each run its steps, its readings and its onset.
