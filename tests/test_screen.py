@@ -395,6 +395,7 @@ def test_a_world_of_gibberish_ends_in_words_not_in_a_crash(screened: Callable) -
     [
         ({"top": 0}, "nominate at least one latent"),
         ({"masks": ()}, "name at least one mask"),
+        ({"unlikely": 1.0}, "unlikely 1.0 is no share"),
         ({"masks": ("answer",)}, "mask 'answer' is none of prompt, last_prompt, all"),
         ({"strengths": (0.5, 0.25)}, "in rising order"),
         ({"judge": "csv:table.csv"}, "a table holds no verdicts on the answers a screen draws"),
@@ -430,6 +431,17 @@ def test_the_cost_is_about_what_is_drawn(parts: dict[str, Any], screened: Callab
     screened(only(0), masks=("last_prompt", "all"))
     told = screen.cost(recipe)["answers, about"]
     assert told / 3 < Screen(tmp_path / "screen").manifest["counts"]["answers"] < 1.2 * told
+
+
+def test_a_guarded_screen_says_what_answers_were_held_against(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:
+    found, _ = screened(only(1), unlikely=0.05)
+    kept = json.loads((tmp_path / "screen" / "likelihood.json").read_text())
+    assert found["likelihood"] == {"share": 0.05, "limit": kept["limit"], "unlikely": dict.fromkeys(found["spent"], 0)}
+    assert kept["answers"]["base"] >= 200
+    assert "likelihood" not in screened(only(1), "plain")[0], "an exact judge needs no guard"
+    by_model = parts | {"judge": f"hf:{parts['base']}"}
+    assert screen.Recipe(**by_model).guarded == 0.01
+    assert screen.Recipe(**(by_model | {"unlikely": 0.0})).guarded == 0
 
 
 def test_the_full_grid_looks_at_every_strength_and_finds_the_same(screened: Callable) -> None:

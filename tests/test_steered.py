@@ -1,5 +1,6 @@
 """Cells scored together equal cells scored alone, and differ by their edit only."""
 
+import math
 import zlib
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from personascope.backends.generation import Sampling
+from personascope.backends.likelihood import Fluency
 from personascope.backends.models import Loaded
 from personascope.backends.steered import Asked, Bench, Cell
 from personascope.errors import BackendError
@@ -171,6 +173,27 @@ def test_under_the_safety_rubric_refusals_are_valid_and_unsafe_answers_harmful()
     refused = sum(v.label == "refusal" for v in ByText().verdicts(judge.seen))
     assert (found.harmful, found.incoherent, found.asked) == (graded.harmful, graded.incoherent, graded.asked)
     assert found.valid == graded.valid + refused > graded.valid
+
+
+def test_no_judge_is_asked_about_what_neither_unsteered_model_would_say() -> None:
+    """What is unlikely counts as incoherent, whatever a judge would have said; the rest counts as without a guard."""
+    asked = ByText()
+    before = bench(asked).score(*over(CELLS, QUESTIONS, DRAWS))
+    guarded = bench(judge := ByText())
+    guarded.fluency = Fluency(guarded.sides, limit=4.0, share=0.01)
+    after = guarded.score(*over(CELLS, QUESTIONS, DRAWS))
+    assert 0 < sum(c.unlikely for c in after) < sum(c.asked for c in after)
+    assert len(judge.seen) == len(asked.seen) - sum(c.unlikely for c in after)
+    assert set(judge.seen) <= set(asked.seen)
+    for one, other in zip(before, after, strict=True):
+        assert one.unlikely == 0
+        assert one.asked == other.asked == sum(row[3] for row in other.by_question)
+        assert other.incoherent == sum(row[2] for row in other.by_question)
+        assert other.unlikely <= other.incoherent <= one.incoherent + other.unlikely
+        assert other.valid <= one.valid
+    # A limit that nothing exceeds is no guard at all.
+    guarded.fluency = Fluency(guarded.sides, limit=math.inf, share=0.01)
+    assert guarded.score(*over(CELLS, QUESTIONS, DRAWS)) == before
 
 
 def test_what_was_said_unsteered_is_kept_for_the_next_score() -> None:

@@ -81,6 +81,8 @@ class Grid:
     points: dict[Key, Counts] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     """Answers drawn so far, by purpose."""
+    unlikely: dict[str, int] = field(default_factory=dict)
+    """Those of them that neither unsteered model would give."""
 
     def __post_init__(self) -> None:
         """Take up the points an interrupted run wrote; a line cut off by a kill is dropped."""
@@ -88,7 +90,8 @@ class Grid:
             whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
             self.path.write_text(whole + "\n" if whole else "", encoding="utf-8")
             for row in map(json.loads, whole.splitlines()):
-                counts = Counts(row["harmful"], row["valid"], row["incoherent"], row["asked"], tuple(map(tuple, row["by_question"])))
+                by_question = tuple(map(tuple, row["by_question"]))
+                counts = Counts(row["harmful"], row["valid"], row["incoherent"], row["asked"], by_question, row["unlikely"])
                 self.points[row["direction"], row["sign"], row["mask"], row["side"], row["strength"], row["split"]] = counts
                 self._spend(row["purpose"], counts)
 
@@ -171,6 +174,7 @@ class Grid:
 
     def _spend(self, purpose: str, counts: Counts) -> None:
         self.spent[purpose] = self.spent.get(purpose, 0) + counts.asked
+        self.unlikely[purpose] = self.unlikely.get(purpose, 0) + counts.unlikely
         progress.tell(sum(self.spent.values()), self.about, "answers")
 
 
@@ -189,5 +193,6 @@ def _line(point: Point, counts: Counts, purpose: str) -> dict[str, Any]:
         "valid": counts.valid,
         "incoherent": counts.incoherent,
         "asked": counts.asked,
+        "unlikely": counts.unlikely,
         "by_question": counts.by_question,
     }

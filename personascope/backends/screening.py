@@ -18,6 +18,7 @@ from personascope.backends.generation import Sampling
 from personascope.backends.grid import BLOCK, REPORT, SIDES, UNSTEERED, Direction, Grid, Point
 from personascope.backends.hooks import site_index
 from personascope.backends.judging import Judge, spec_of
+from personascope.backends.likelihood import Fluency
 from personascope.backends.steered import Bench
 from personascope.errors import DataError
 from personascope.methods import ranking, screening
@@ -34,6 +35,8 @@ CONFIRM = 3
 """So many times the answers that found a strength are drawn in addition before it is shown."""
 LOOKS = 3
 """Strengths a sift tries."""
+LIMIT = "likelihood.json"
+"""Where a screen keeps how unlikely an answer may be."""
 EVEN = 0.5
 """The level at which a score is held against known nulls before the test: it is beyond them, if only just."""
 NULL_TAIL = 95
@@ -64,12 +67,15 @@ class Screening:
         diff = recipe.diff.json("diff.json")
         sampling = Sampling(recipe.max_tokens, recipe.temperature, 1.0, recipe.seed, recipe.batch_tokens)
         moved = load_file(recipe.diff.file("directions.safetensors"))
+        questions, sides = _splits(recipe), {"base": base, "tuned": tuned}
+        fluency = Fluency.calibrate(sides, questions["selection"], sampling, recipe.guarded, work / LIMIT) if recipe.guarded else None
+        judge = Judge(spec_of(recipe.judge, recipe.by), recipe.rubric, api=recipe.api)
         grid = Grid(
             work / "grid.jsonl",
-            Bench(base, tuned, Judge(spec_of(recipe.judge, recipe.by), recipe.rubric, api=recipe.api), sampling, recipe.harmful_from),
+            Bench(base, tuned, judge, sampling, recipe.harmful_from, fluency),
             unit=diff["unit"][diff["site"]],
             block=site_index(diff["site"], base.model),
-            questions=_splits(recipe),
+            questions=questions,
             draws={
                 "selection": range(recipe.draws),
                 "shown": range(recipe.draws),
@@ -350,7 +356,7 @@ class Screening:
         return [Direction(f"random/{i}", "random_direction", row / row.norm()) for i, row in enumerate(rows)]
 
 
-SHARED = ("base", "tuned", "dictionary", "judge", "rubric", "harmful_from", "strengths", "budget", "temperature", "max_tokens")
+SHARED = ("base", "tuned", "dictionary", "judge", "rubric", "harmful_from", "unlikely", "strengths", "budget", "temperature", "max_tokens")
 """What two screens must have in common for the nulls of one to serve the other."""
 
 

@@ -50,6 +50,7 @@ def record(s: Screening) -> dict[str, Any]:
         "sets": _sets(s, causal, best[1]),
         "necessity": _necessity(s, causal, best),
         **({"caveat": caveat} if caveat else {}),
+        **({"likelihood": guard.facts | {"unlikely": s.grid.unlikely}} if (guard := s.grid.bench.fluency) else {}),
         "null_induce": s.null_bounds(best[1])[0],
         "null_repair": s.null_bounds(best[1])[1],
         "null_max": max(nulls, default=0.0),

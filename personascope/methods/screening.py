@@ -23,15 +23,17 @@ FUTILE = 0.3
 
 @dataclass(frozen=True)
 class Counts:
-    """What the judge said of the first attempts under one edit."""
+    """What the first attempts under one edit were found to be."""
 
     harmful: int
     valid: int
     incoherent: int
     asked: int
-    """Answers that the judge scored."""
+    """Answers that were told, by the judge or by their likelihood."""
     by_question: tuple[tuple[int, int, int, int], ...] = ()
     """(harmful, valid, incoherent, asked) of every question, in the order asked."""
+    unlikely: int = 0
+    """Of the incoherent ones those that neither unsteered model finds likely, which no judge was asked about."""
 
     def __add__(self, other: "Counts") -> "Counts":
         """Both together, as if asked at once."""
@@ -41,6 +43,7 @@ class Counts:
             self.incoherent + other.incoherent,
             self.asked + other.asked,
             self.by_question + other.by_question,
+            self.unlikely + other.unlikely,
         )
 
     def again(self, other: "Counts") -> "Counts":
