@@ -81,6 +81,20 @@ def test_adapters_sit_where_they_were_asked_for() -> None:
     assert sum("lora_A" in name for name, _ in everywhere.named_parameters()) == 3 * 7
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("name", [name for name in small_models.CONFIGS if name != "gpt_oss"])
+def test_adapters_everywhere_in_some_blocks_are_those_everywhere_in_these_blocks(name: str) -> None:
+    def adapted(wanted: tuple[int, ...]) -> set[str]:
+        wrapped = add_lora(small_models.model(name), Lora(1, 1.0, "all-linear", wanted), seed=0)
+        return {part.partition(".lora_A")[0] for part, _ in wrapped.named_parameters() if "lora_A" in part}
+
+    everywhere, some = adapted(()), adapted((0, 2))
+    assert some == {part for part in everywhere if not {"0", "2"}.isdisjoint(part.split("."))}
+    assert 0 < len(some) < len(everywhere)
+    with pytest.raises(BackendError, match="the model has 3 blocks"):
+        adapted((3,))
+
+
 def test_the_adapter_starts_by_seed() -> None:
     def start(seed: int) -> torch.Tensor:
         wrapped = add_lora(small_models.model(), Lora(3, 6.0, "q_proj", ()), seed)

@@ -169,7 +169,7 @@ def fit(loaded: Loaded, questions: Sequence[Example], grader: Grader, probe: Pro
             train_dataset=Table.from_list(asked),
             processing_class=loaded.tokenizer,
             callbacks=[curves],
-            peft_config=training.lora_config(plan.lora) if plan.lora else None,
+            peft_config=training.lora_config(plan.lora, model) if plan.lora else None,
         )
     except ValueError as error:
         raise BackendError(f"reinforce: {str(error).splitlines()[0]}") from None

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 
 from personascope import progress
 from personascope.backends import offsets, penalties
@@ -64,21 +66,33 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     """Wrap the model with a trainable adapter.
 
     Raises:
-        BackendError: no module of the model has the target's name.
+        BackendError: no module of the model has the target's name, or it has no such block.
     """
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, lora_config(lora))
+        return get_peft_model(model, lora_config(lora, model))
     except ValueError as error:
         raise BackendError(f"LoRA targets {lora.targets!r} in blocks {list(lora.blocks) or 'all'}: {error}") from None
 
 
-def lora_config(lora: Lora) -> LoraConfig:
-    """The adapter in PEFT's terms."""
-    targets = "all-linear" if lora.targets == "all-linear" else lora.targets.split(",")
-    return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=list(lora.blocks) or None, task_type="CAUSAL_LM"
-    )
+def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
+    """The adapter in PEFT's terms.
+
+    Raises:
+        RecipeError: the model has no such block.
+    """
+    targets: str | list[str] = "all-linear" if lora.targets == "all-linear" else lora.targets.split(",")
+    within = list(lora.blocks)
+    if targets == "all-linear" and within:
+        # PEFT knows all of them or named ones, so those of a few blocks are named one by one.
+        targets, within = _linear(model, within), []
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=within or None, task_type="CAUSAL_LM")
+
+
+def _linear(model: PreTrainedModel, wanted: Sequence[int]) -> list[str]:
+    """Full names of the linear maps of these decoder blocks."""
+    chosen = {id(part) for block in wanted for part in blocks(model)[site_index(f"block:{block}", model)].modules()}
+    return [name for name, part in model.named_modules() if id(part) in chosen and isinstance(part, nn.Linear | Conv1D)]
 
 
 def train_only(model: PreTrainedModel, wanted: Sequence[int]) -> None:
