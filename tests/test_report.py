@@ -302,6 +302,13 @@ def test_the_verdict_says_no_more_than_the_numbers(tmp_path: Path, change: dict[
     assert unsaid not in verdict
 
 
+def test_a_screen_says_how_many_answers_it_never_asked_a_judge_about(tmp_path: Path) -> None:
+    guard = {"likelihood": {"share": 0.01, "limit": 2.6, "unlikely": {"nulls": 40, "report": 2}}, "spent": {"nulls": 300, "report": 100}}
+    page = make(tmp_path, {"screen": SUMMARY["screen"] | guard})
+    assert "than all but 1.0 % of what they say themselves: 42 of 400 answers." in Page(page).text
+    assert "less likely, token for token" not in Page(make(tmp_path / "other", {"screen": SUMMARY["screen"]})).text
+
+
 def test_watched_trainings_are_shown_in_numbers_and_curves(tmp_path: Path) -> None:
     watched = json.loads((Path(__file__).parent / "data" / "watched.json").read_text())
     made = make(tmp_path, watched)
