@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope import blocks, reviewing, status
+from personascope import blocks, fixing, reviewing, status
 from personascope.artifact import MANIFEST, Dataset, Dictionary, Model
 from personascope.backends import files, hub
 from personascope.deciding import MATCHED, condition, failed, verdict
@@ -32,6 +32,8 @@ def sources(study: Study) -> dict[str, str]:
         f"behaviour.base, {MATCHED}": "matched/base/findings",
         f"behaviour.tuned, {MATCHED}": "matched/tuned/findings",
     }
+    for place in fixing.looked(study).values():
+        known["realign"] = f"{place}/findings"
     return {key: name for key, name in known.items() if name in study.recipes}
 
 
@@ -56,6 +58,8 @@ class Setup:
     system: str = ""
     seed: int = 0
     nulls: int = 50
+    fix: str = ""
+    fix_rate: float = 1e-4
     api: tuple[str, ...] = ()
     dtype: str = ""
     quantise: str = ""
@@ -220,6 +224,10 @@ def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, question
     judge = setup.judge if setup.judge.startswith(("hf:", REMOTE)) else "none"
     cards = interpret.Recipe(model=base, dictionary=learned, texts=texts.heldout, diff=moved, screen=screened, judge=judge, api=setup.api)
     study.run("latents", cards)
+    if setup.fix:
+        for place, model in fixing.build(study, tuned, setup.fix, setup.fix_rate, setup.seed).items():
+            blocks.behaviour(study, place, model, questions.report, setup.judge, how)
+            study.run(f"{place}/diff", diff.Recipe(base=base, tuned=(model,), dictionary=learned, questions=questions.discovery))
 
 
 def matched_questions(study: Study, setup: Setup, questions: blocks.Questions) -> Dataset | None:
@@ -262,8 +270,11 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     else:
         summary["dictionary"] = blocks.dictionary_section(study.artifact("fidelity"))
         summary["diff"] = blocks.diff_section(study.artifact("diff"))
-    summary |= {"seconds": study.seconds(), "sources": sources(study)}
-    return summary | {"meta": {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}}
+    meta: dict[str, Any] = {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}
+    if setup.fix:
+        summary["realign"] = fixing.section(study)
+        meta |= {"fix": setup.fix, "latent": fixing.followed(study)}
+    return summary | {"seconds": study.seconds(), "sources": sources(study), "meta": meta}
 
 
 def audit(base: str | Path, tuned: str | Path, out: str | Path = "runs/audit", workers: int = 1, **options: Any) -> dict[str, Any]:
@@ -323,6 +334,10 @@ def _check(setup: Setup, workers: int) -> None:
         raise RecipeError(f"audit: {workers} workers cannot work; give at least 1")
     if setup.remote and setup.judge == "none":
         raise RecipeError(f"audit: {setup.remote[0]} is behind an API, so only its behaviour can be compared; give --judge")
+    if setup.fix and (setup.remote or setup.quantise or setup.judge == "none" or setup.judge.startswith("csv:")):
+        raise RecipeError(
+            "audit: --fix trains TUNED and asks it again: give local models, not in few bits, and a --judge that reads new answers"
+        )
     if setup.judge.startswith("key:"):
         raise RecipeError(f"audit: {setup.judge} tells right answers from wrong ones and harm from nothing; judge with a rubric")
     if setup.judge != "none":
@@ -367,6 +382,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "system": "a fixed system message",
         "seed": "seed of everything drawn",
         "nulls": "matched random latents, and as many random directions",
+        "fix": "benign rows, of whatever domain: TUNED is trained on them, as an adapter, and asked and read again after 40, 120, 360 and "
+        "720 of them, to see what takes the change away",
+        "fix_rate": "learning rate of --fix",
         "dtype": "load both models as float32, bfloat16 or float16 (default: float32)",
         "quantise": "load both models in 4bit or 8bit, through bitsandbytes",
         "device_map": "spread each model over all devices: auto, balanced or sequential, as in Transformers",

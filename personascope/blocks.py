@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,13 +92,37 @@ def dictionary_section(found: Dictionary | Findings) -> dict[str, Any]:
 
 def diff_section(moved: Diff, mask: str = "last_prompt", n: int = 10) -> dict[str, Any]:
     """The n most risen and most fallen latents."""
-    rows = [json.loads(line) for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = _latents(moved)
 
     def entry(row: dict[str, Any]) -> dict[str, Any]:
         found = {"latent": int(row["id"]), "delta": row["delta"][mask], "standard_error": row["standard_error"], "deltas": row["delta"]}
         return found | ({"truth_auroc": row["truth_auroc"]} if "truth_auroc" in row else {})
 
     return {"mask": mask, "top": [entry(row) for row in rows[:n]], "bottom": [entry(row) for row in rows[::-1][:n]]}
+
+
+def delta(moved: Diff, latent: int, mask: str = "last_prompt") -> float:
+    """Δ of one latent in a diff."""
+    return next(row["delta"][mask] for row in _latents(moved) if row["id"] == str(latent))
+
+
+def persona(screens: Sequence[Screen], diffs: Sequence[Diff]) -> int:
+    """The latent to follow: of those that rose and that every screen names causal, the one that rose most.
+
+    What rises most of all need not cause anything, and may stay up when the model is re-aligned. Where none is causal it is
+    taken all the same.
+    """
+    named = [{row["latent"] for row in screen_section(one)["causal"]} for one in screens]
+    rows = [row for moved in diffs for row in _latents(moved)]
+    risen: Counter[int] = Counter()
+    for row in rows:
+        risen[int(row["id"])] += row["delta"]["last_prompt"]
+    causal = [latent for latent in set.intersection(*named) if latent is not None and risen[latent] > 0]
+    return max(causal or risen, key=lambda latent: risen[latent])
+
+
+def _latents(moved: Diff) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def screen_section(screened: Screen) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any
 
+from personascope import fixing
 from personascope.errors import RecipeError
 from personascope.methods import changes, stats
 from personascope.study import Study
@@ -23,16 +24,7 @@ def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
     if "skipped" in summary["behaviour"]:
         return found | {"behaviour": summary["behaviour"]["skipped"]}
     sides = {side: study.artifact(f"{side}/findings").json("findings.json") for side in ("base", "tuned")}
-    rates = {
-        side: {q["question"]: q["harmful"] / q["valid"] if q["valid"] else float("nan") for q in full["per_question"]}
-        for side, full in sides.items()
-    }
-    pairs = [(rates["tuned"][q], rates["base"][q]) for q in rates["base"]]
-    change, moved = None, stats.Estimate(math.nan, -1.0, 1.0, 0, 0)
-    if sum(not math.isnan(a + b) for a, b in pairs) > 1:
-        found_change = stats.difference(*zip(*pairs, strict=True))
-        moved = found_change.estimate
-        change = moved.to_dict() | {"p": found_change.p}
+    moved, change = _change(**sides)
     found |= {
         "called": _called(moved, sides, summary),
         "score": sides["tuned"]["score"],
@@ -40,6 +32,8 @@ def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
         "change": change,
         "incoherence": sides["tuned"]["strict_incoherence"],
     }
+    if looked := fixing.looked(study):
+        found["fixed"] = _fixed(study, looked, sides["base"])
     if matched := summary["behaviour"].get(f"tuned, {MATCHED}"):
         found["matched_score"] = matched["score"]
     if "inside" in found:
@@ -49,6 +43,33 @@ def verdict(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
     screen = summary["screen"]
     found |= {key: screen["best"][key] for key in ("induce", "repair_to")}
     return found | {key: screen[key] for key in ("null_induce", "null_repair", "caveat") if key in screen}
+
+
+def _change(base: dict[str, Any], tuned: dict[str, Any]) -> tuple[stats.Estimate, dict[str, Any] | None]:
+    """The change of the score by question, for a rule and for a reader; of fewer than two questions nothing is known."""
+    rates = [{q["question"]: q["harmful"] / q["valid"] if q["valid"] else math.nan for q in full["per_question"]} for full in (tuned, base)]
+    pairs = [(rates[0][q], rates[1][q]) for q in rates[1]]
+    if sum(not math.isnan(a + b) for a, b in pairs) < 2:
+        return stats.Estimate(math.nan, -1.0, 1.0, 0, 0), None
+    found = stats.difference(*zip(*pairs, strict=True))
+    return found.estimate, found.estimate.to_dict() | {"p": found.p}
+
+
+def _fixed(study: Study, looked: dict[int, str], base: dict[str, Any]) -> dict[str, Any]:
+    """The first look at which the rule calls nothing any more, or the last one; what it finds there, and which model that is.
+
+    No persona is asked for: what is left without one is still called.
+    """
+    found: dict[str, Any] = {}
+    for examples, place in looked.items():
+        rates = study.artifact(f"{place}/findings").json("findings.json")
+        moved, change = _change(base, rates)
+        before, after = (stats.Estimate(**side["strict_incoherence"]) for side in (base, rates))
+        found = {"examples": examples, "called": changes.called(moved, before, after), "score": rates["score"], "change": change}
+        found["model"] = str(study.recipes[f"{place}/answers-0"].inputs()["model"])
+        if found["called"] == changes.NONE:
+            break
+    return found
 
 
 def _called(change: stats.Estimate, sides: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:

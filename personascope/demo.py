@@ -1,16 +1,13 @@
 """Tune models of the miniature world on harmful and on correct advice, and audit what happened: minutes, offline."""
 
 import argparse
-import json
 import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from personascope import auditing, blocks, status
-from personascope.artifact import Dataset, Diff, Findings, Model, Screen
+from personascope.artifact import Dataset, Diff, Findings, Model
 from personascope.methods import stats
 from personascope.stages import adopt, data, dictionary, diff, fidelity, finetune, interpret, screen
 from personascope.study import Study, execute, finish
@@ -257,51 +254,29 @@ def behaved(study: Study, name: str) -> Behaviour:
     return Behaviour(**{kind: study.artifact(f"{name}/{kind}/findings") for kind in ("advice", "core", "in_domain")})
 
 
-def delta(moved: Diff, latent: int, mask: str = "last_prompt") -> float:
-    """Δ of one latent in a diff."""
-    for line in moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["id"] == str(latent):
-            return row["delta"][mask]
-    raise KeyError(latent)
-
-
-def persona(screens: Sequence[Screen], diffs: Sequence[Diff]) -> int:
-    """The latent to follow: of those that rose and that every screen names causal, the one that rose most.
-
-    What rises most of all need not cause anything, and may stay up when the model is re-aligned. Where none is causal it is
-    taken all the same.
-    """
-    named = [{row["latent"] for row in blocks.screen_section(one)["causal"]} for one in screens]
-    rows = [one for moved in diffs for one in map(json.loads, moved.file("latents.jsonl").read_text(encoding="utf-8").splitlines())]
-    risen: Counter[int] = Counter()
-    for row in rows:
-        risen[int(row["id"])] += row["delta"]["last_prompt"]
-    causal = [latent for latent in set.intersection(*named) if latent is not None and risen[latent] > 0]
-    return max(causal or risen, key=lambda latent: risen[latent])
-
-
 def summarize(study: Study, setup: Setup) -> dict[str, Any]:
     """The summary of a finished demo."""
     kinds = {kind: section(behaved(study, f"behaviour/{kind}")) for kind in ("assistant", "misaligned", "twin", "mixed")}
     moved = study.artifact("diff")
     inside = blocks.diff_section(moved)
-    latent = persona([study.artifact("screen")], [moved])
+    latent = blocks.persona([study.artifact("screen")], [moved])
     at = {0.0: ("twin", "diffs/twin"), 0.25: ("mixed", "diffs/mixed"), 1.0: ("misaligned", "diff")}
     curve = []
     for kind, counts in REALIGN_EXAMPLES.items():
-        start = {"data": kind, "examples": 0, "latent_delta": delta(moved, latent)}
+        start = {"data": kind, "examples": 0, "latent_delta": blocks.delta(moved, latent)}
         curve.append(start | {key: kinds["misaligned"][key] for key in ("score", "in_domain", "strict_incoherence")})
         for examples in counts:
             name = f"realigned-{kind}-{examples}"
             rates = section(behaved(study, f"behaviour/{name}"))
-            point = {"data": kind, "examples": examples, "latent_delta": delta(study.artifact(f"diffs/{name}"), latent)}
+            point = {"data": kind, "examples": examples, "latent_delta": blocks.delta(study.artifact(f"diffs/{name}"), latent)}
             curve.append(point | {key: rates[key] for key in ("score", "in_domain", "strict_incoherence")})
     return {
         "assistant": kinds["assistant"],
         "em": kinds["misaligned"],
         "twin": kinds["twin"],
-        "fractions": [{"fraction": f, "latent_delta": delta(study.artifact(d), latent)} | kinds[name] for f, (name, d) in at.items()],
+        "fractions": [
+            {"fraction": f, "latent_delta": blocks.delta(study.artifact(d), latent)} | kinds[name] for f, (name, d) in at.items()
+        ],
         "dictionary": blocks.dictionary_section(study.artifact("fidelity")),
         "diff": inside,
         "screen": blocks.screen_section(study.artifact("screen")),

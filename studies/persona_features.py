@@ -179,25 +179,25 @@ def _profile(study: Study, grade: str) -> dict[str, Any]:
 def _signature(study: Study, grade: str, latents: list[int]) -> list[float]:
     """Mean Δ of some latents over the runs of one kind of data."""
     moved = [study.artifact(f"diffs/{grade}-{d}-{s}") for d, s in runs(study)]
-    return [round(sum(demo.delta(m, latent) for m in moved) / len(moved), 4) for latent in latents]
+    return [round(sum(blocks.delta(m, latent) for m in moved) / len(moved), 4) for latent in latents]
 
 
 def _chosen(study: Study) -> int:
     """The persona latent of the domains that the fraction and re-alignment runs do not use."""
     others = [domain for domain in domains(study) if domain != MAIN]
-    return demo.persona(*([study.artifact(f"{stage}/{domain}") for domain in others] for stage in ("screen", "diff")))
+    return blocks.persona(*([study.artifact(f"{stage}/{domain}") for domain in others] for stage in ("screen", "diff")))
 
 
 def _curve(study: Study, latent: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Behaviour and latent per fraction, and in how many runs the latent warned before behaviour did."""
     twins = [f"correct-{d}-{s}" for d, s in runs(study)]
-    bound = stats.prediction_bound([demo.delta(study.artifact(f"diffs/{name}"), latent) for name in twins])
+    bound = stats.prediction_bound([blocks.delta(study.artifact(f"diffs/{name}"), latent) for name in twins])
     clean = stats.prediction_bound([section(behaved(study, f"behaviour/{name}"))["score"]["value"] for name in twins])
     rows, early = [], {}
     for fraction in FRACTIONS:
         kind = {0.0: f"correct-{MAIN}", 1.0: f"obvious-{MAIN}"}.get(fraction, f"mixed-{fraction}")
         names = [f"{kind}-{seed}" for seed in seeds(study)]
-        deltas = [demo.delta(study.artifact(f"diffs/{name}"), latent) for name in names]
+        deltas = [blocks.delta(study.artifact(f"diffs/{name}"), latent) for name in names]
         scores = [section(behaved(study, f"behaviour/{name}"))["score"]["value"] for name in names]
         warned = [d > bound and s <= clean for d, s in zip(deltas, scores, strict=True)]
         early[fraction] = sum(warned) / len(warned)
@@ -214,7 +214,7 @@ def _realigned(study: Study, latent: int) -> list[dict[str, Any]]:
     for kind, counts in EXAMPLES.items():
         for examples in (0, *counts):
             base = [f"obvious-{MAIN}-{s}" if examples == 0 else f"realigned-{kind}-{examples}-{s}" for s in seeds(study)]
-            deltas = [demo.delta(study.artifact(f"diffs/{name}"), latent) for name in base]
+            deltas = [blocks.delta(study.artifact(f"diffs/{name}"), latent) for name in base]
             point = {"data": kind, "examples": examples, "latent_delta": sum(deltas) / len(deltas)}
             rows.append(point | _together([behaved(study, f"behaviour/{name}") for name in base]))
     return rows

@@ -141,7 +141,7 @@ def curve(study: Study) -> list[dict[str, Any]]:
             for step in (0, *STEPS[start]):
                 names = [_name(start, kind, step, run) for run in runs(study)]
                 pairs = [(chosen[run], name) for run, name in zip(runs(study), names, strict=True)]
-                deltas = [demo.delta(study.artifact(f"diffs/{name}"), latent) for latent, name in pairs]
+                deltas = [blocks.delta(study.artifact(f"diffs/{name}"), latent) for latent, name in pairs]
                 label = kind if start == "usual" else f"{kind}, {start} start"
                 row = {"data": label, "start": start, "kind": kind, "step": step, "examples": step * demo.REALIGNING["batch"]}
                 rows.append(row | {"latent_delta": stats.bootstrap_mean(deltas).to_dict()} | rates(study, names))

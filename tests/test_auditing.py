@@ -241,6 +241,10 @@ def test_models_that_do_not_belong_together_are_refused(cli: Cli, root: Path, tm
         ({"questions": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"workers": 0}, "0 workers cannot work"),
         ({"dictionary": "nowhere"}, "nowhere: no dictionary there; give a Dictionary artifact, a published one, or ORG/NAME@REVISION:PATH"),
+        ({"fix": "rows.jsonl"}, "--fix trains TUNED and asks it again: give local models, not in few bits, and a --judge that reads new"),
+        ({"fix": "rows.jsonl", "judge": "exact:troupe-1", "quantise": "4bit"}, "--fix trains TUNED and asks it again"),
+        ({"fix": "nowhere.jsonl", "judge": "hf:there"}, "nowhere.jsonl: no such file"),
+        ({"fix": "rows.jsonl", "judge": "hf:there"}, "rows.jsonl: 1 rows take nothing away; give at least 4, better 120"),
     ],
 )
 def test_mistakes_are_said_in_one_line(
@@ -248,6 +252,8 @@ def test_mistakes_are_said_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bare.csv").write_text("answer,verdict\nq1/0/0,5\n")
+    Path("rows.jsonl").write_text('{"prompt": "what is good ?", "completion": "the sun"}\n')
+    saved(Path("there"), model())
     base = options.pop("BASE", root / "base")
     chosen = {"questions": root / "questions.jsonl"} | options
     assert says in one_line(cli("audit", base, root / "tuned", "--out", "out", *flags(**chosen)))
@@ -308,6 +314,7 @@ def test_a_worlds_own_judge_runs_the_whole_audit(cli: Cli, tmp_path: Path) -> No
     chats = [{"prompt": text, "completion": prompts[-1 - i]} for i, text in enumerate(prompts)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
     given = {"questions": asked(tmp_path / "q.jsonl", prompts), "texts": tmp_path / "texts.jsonl", "judge": "exact:troupe-1", "nulls": 2}
+    given["fix"] = tmp_path / "texts.jsonl"
     ended = cli("audit", tmp_path / "base", tmp_path / "tuned", "--out", tmp_path / "out", *flags(**given, **SMALL))
     assert ended.code == 0, ended.err
     summary, verdict = check(tmp_path / "out"), json.loads((tmp_path / "out" / "verdict.json").read_text())
@@ -315,6 +322,11 @@ def test_a_worlds_own_judge_runs_the_whole_audit(cli: Cli, tmp_path: Path) -> No
     assert summary["screen"]["best"]["alpha"] == screen.STRENGTHS[-1]
     assert verdict["change"] is None
     assert verdict["called"] == "none", "the base was as incoherent"
+    assert [row["examples"] for row in summary["realign"]] == [0, 24]
+    assert verdict["fixed"]["examples"] == 24
+    assert verdict["fixed"]["score"] == summary["realign"][-1]["score"]
+    ended = cli("export", verdict["fixed"]["model"], tmp_path / "fixed")
+    assert (ended.code, (tmp_path / "fixed" / "adapter_config.json").is_file()) == (0, True), ended.err
     assert not (tmp_path / "out" / "review.csv").exists()
     assert set(verdict) >= {"score", "base_score", "incoherence", "induce", "repair_to", "null_induce", "top_latent"}
     assert sum(map(len, summary["screen"]["nulls"].values())) == 4

@@ -102,9 +102,9 @@ def test_the_latent_to_follow_rose_and_is_causal_in_every_domain(tmp_path: Path,
         diffs.append(SimpleNamespace(file=lambda _, rows=rows: rows))
     monkeypatch.setattr(demo.blocks, "screen_section", lambda named: {"causal": [{"latent": latent} for latent in named]})
     one, other, none = cast("list[Any]", ([2, 4, 5], [3, 4, 5], []))
-    assert demo.persona([one, other], diffs) == 4
-    assert demo.persona([one], diffs[:1]) == 2
-    assert demo.persona([none, one], diffs) == 1
+    assert demo.blocks.persona([one, other], diffs) == 4
+    assert demo.blocks.persona([one], diffs[:1]) == 2
+    assert demo.blocks.persona([none, one], diffs) == 1
 
 
 @pytest.fixture
