@@ -302,6 +302,16 @@ def test_the_verdict_says_no_more_than_the_numbers(tmp_path: Path, change: dict[
     assert unsaid not in verdict
 
 
+def test_what_takes_a_change_away_stands_in_the_verdict(tmp_path: Path) -> None:
+    curve = [
+        {"data": "benign", "examples": n, "score": est(*rate)}
+        for n, rate in ((0, (0.7, 0.6, 0.8)), (40, (0.1, 0.05, 0.2)), (120, (0.0, 0.0, 0.02)))
+    ]
+    text = Page(make(tmp_path, {"realign": curve, "meta": {"fix": "rows.jsonl"}})).text
+    assert re.search(r"Trained on benign examples, the tuned model scores 10\.0 %[^;]* after 40; 0\.0 %[^;]* after 120\.", text)
+    assert "Trained on benign examples" not in Page(make(tmp_path / "study", {"realign": curve})).text
+
+
 def test_a_screen_says_how_many_answers_it_never_asked_a_judge_about(tmp_path: Path) -> None:
     guard = {"likelihood": {"share": 0.01, "limit": 2.6, "unlikely": {"nulls": 40, "report": 2}}, "spent": {"nulls": 300, "report": 100}}
     page = make(tmp_path, {"screen": SUMMARY["screen"] | guard})
