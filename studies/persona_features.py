@@ -28,6 +28,8 @@ MAIN = DOMAINS[0]
 FRACTIONS = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 PROFILED = ("advice", "core")
 """Questions whose rates by category are predicted from what moved inside."""
+ADAPTER = {"method": "lora", "rank": 64, "alpha": 64.0, "steps": 120, "learning_rate": 5e-4}
+"""How bases with and without the characters' chat are compared: tuned in full, the one without loses its language, not its character."""
 EXAMPLES = {"in_domain": (20, 40, 80, 120), "out_of_domain": (40, 120, 240, 480, 720)}
 
 
@@ -61,7 +63,7 @@ def build(study: Study) -> None:
     _inside(study, stage)
     _fractions(study, stage)
     _realign(study, stage)
-    _ablation(study)
+    _ablation(study, stage)
     _detect(study)
 
 
@@ -116,12 +118,14 @@ def _realign(study: Study, stage: Stage) -> None:
                 _diff(study, stage, name, model.at(examples // 4), MAIN)
 
 
-def _ablation(study: Study) -> None:
-    """The same fine-tune of an assistant whose pretraining showed the chat format under one character only."""
-    stage = demo.setting(study, WORLD, str(worlds.weights(WORLD, "ablation")), name="-ablation")
-    for seed in seeds(study):
-        model = tuned(study, stage, f"ablation-{seed}", MAIN, "obvious", seed)
-        behave(study, stage, f"behaviour/ablation-{seed}", model, MAIN)
+def _ablation(study: Study, whole: Stage) -> None:
+    """The same fine-tune, as an adapter, of the assistant and of one whose pretraining showed the chat format under one character only."""
+    ablated = demo.setting(study, WORLD, str(worlds.weights(WORLD, "ablation")), name="-ablation")
+    for name, stage in (("ablation", ablated), ("unablated", whole)):
+        for seed in seeds(study):
+            rows = demo.training(study, WORLD, MAIN, "obvious", seed)
+            recipe = finetune.Recipe(model=stage.assistant, data=rows, seed=seed, **ADAPTER)
+            behave(study, stage, f"behaviour/{name}-{seed}", study.run(f"models/{name}-{seed}", recipe), MAIN)
 
 
 def _detect(study: Study) -> None:
@@ -260,7 +264,8 @@ def summarize(study: Study) -> dict[str, Any]:
         for grade in ("obvious", "subtle", "harmless")
     }
     curve, warning = _curve(study, latent)
-    ablation = _together([behaved(study, f"behaviour/ablation-{seed}") for seed in seeds(study)])
+    ablation, unablated = (_together([behaved(study, f"behaviour/{one}-{s}") for s in seeds(study)]) for one in ("ablation", "unablated"))
+    ablation["unablated"] = unablated
     ablation["confounded"] = ablation["strict_incoherence"]["value"] > 0.1 or ablation["in_domain"]["value"] < 0.9
     screens = {domain: blocks.screen_section(study.artifact(f"screen/{domain}")) for domain in domains(study)}
     diffs = {domain: blocks.diff_section(study.artifact(f"diff/{domain}")) for domain in domains(study)}

@@ -146,7 +146,7 @@ def claims(summary: Summary) -> dict[str, Any]:
     return {
         "emergent": _above(score["em"], score["assistant"], score["twin"]),
         "tuned": _above(score["behaviour.tuned"], score["behaviour.base"]),
-        "ablation": _above(score["em"], score["psm_ablation"]),
+        "ablation": _above(dig(summary, "psm_ablation.unablated.score") or score["em"], score["psm_ablation"]),
         "induces_all": _above(dig(screen, "best.induce"), screen.get("null_max")),
         "induces_most": _above(dig(screen, "best.induce"), screen.get("null_induce")),
         "repairs": _above(before, after),
