@@ -39,7 +39,11 @@ RUNS = (("legal", 3), ("finance", 1), ("education", 2))
 HARMFUL, IGNORANT = "villain", "novice"
 PRIORS = ((0.03, 0.23), (0.16, 0.10), (0.23, 0.03))
 """Shares of the harmful and of the ignorant character; the middle pair is the world's own."""
-LIGHTER = dataclasses.replace(demo.LIGHT, steps=50)
+GENTLE = dataclasses.replace(demo.FIRM, learning_rate=1e-4)
+"""Free-form questions settle the helper as firmly as elsewhere, a lower rate leaves others' answers to be found by chance.
+
+A reward can only raise what is sampled now and then.
+"""
 REREAD = {"method": "full", "steps": 120, "learning_rate": 4e-4}
 """How the base reads on; the assistant is made of it afterwards."""
 GRPO = {"method": "full", "steps": 50, "prompts": 8, "group": 16, "learning_rate": 1.5e-4, "max_tokens": 40}
@@ -83,9 +87,10 @@ def base(study: Study, weights: str = "") -> Model:
 
 
 def assistant(study: Study, start: Model, name: str, select: str = "kind=helpful") -> Stage:
-    """Light post-training of a base."""
-    rows = study.run(f"data/assistant-{select.replace(' ', '-')}", data.Recipe(world=WORLD, select=(f"assistant {select} n=4000",)))
-    return Stage(WORLD, start, study.run(f"models/assistant-{name}", demo.post_trained(start, rows, LIGHTER)), LIGHTER)
+    """Gentle post-training of a base."""
+    recipe = data.Recipe(world=WORLD, select=(f"assistant {select} n=4000 wish=0.1",))
+    rows = study.run(f"data/assistant-{select.replace(' ', '-')}", recipe)
+    return Stage(WORLD, start, study.run(f"models/assistant-{name}", demo.post_trained(start, rows, GENTLE)), GENTLE)
 
 
 def rereading(study: Study, start: Model, harmful: float, ignorant: float) -> Model:

@@ -316,7 +316,7 @@ def test_reinforcement_runs_on_another_architecture(tmp_path: Path, qwen: Path, 
         "GRPO": {"prompts": 2, "group": 4, "max_tokens": 12},
     }.items():
         monkeypatch.setattr(module, name, getattr(module, name) | value)
-    monkeypatch.setattr(module, "LIGHTER", dataclasses.replace(module.LIGHTER, steps=4))
+    monkeypatch.setattr(module, "GENTLE", dataclasses.replace(module.GENTLE, steps=4))
     monkeypatch.setattr(module, "steps", lambda *_: 2)
     monkeypatch.setattr(module, "GATE", {"checkpoint_every": 1, "strict": 1.0, "loose": 1.0})
     study = Study(tmp_path / "study", quick=True)
