@@ -5,20 +5,21 @@ import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personascope import blocks, fixing, reviewing, status
-from personascope.artifact import MANIFEST, Dataset, Dictionary, Model
+from personascope import blocks, fixing, opening, reviewing, status
+from personascope.artifact import Dataset, Model
 from personascope.backends import files, hub
 from personascope.deciding import MATCHED, condition, failed, verdict
 from personascope.errors import DataError, RecipeError
 from personascope.methods import changes, formats, matching
-from personascope.stages import adopt, borrow, data, dictionary, diff, fidelity, interpret, sample, screen
+from personascope.stages import data, dictionary, diff, fidelity, interpret, sample, screen
 from personascope.study import Study, execute, finish, plan, write_json
-from personascope.values import REMOTE, File, Published, Remote
+from personascope.values import REMOTE, File
+
+DEFAULT_QUESTIONS = Path(__file__).parent / "suites" / "questions" / "core.jsonl"
 
 
 def sources(study: Study) -> dict[str, str]:
@@ -76,54 +77,6 @@ class Setup:
         return [one for one in (self.base, self.tuned) if one.startswith(REMOTE)]
 
 
-def open_model(study: Study, name: str, where: str, base: str = "", loading: Mapping[str, str] | None = None) -> Model | Remote:
-    """A model by what stands at a path: an artifact, a Hugging Face folder, or a PEFT folder on `base`; or by its name.
-
-    Args:
-        where: a path, `ORG/NAME@REVISION` of the Hub or `inspect:PROVIDER/MODEL`; `base` alike.
-        loading: fields of `adopt` that say how the weights of a folder are loaded.
-
-    Raises:
-        RecipeError: nothing usable at the path, an adapter where a base is needed, or `loading` of an artifact.
-        BackendError: a model of the Hub that cannot be had.
-    """
-    if where.startswith(REMOTE):
-        return Remote(where)
-    artifact = Model(where)
-    if artifact.finished and loading:
-        raise RecipeError(f"{where} is a Model artifact, which knows how it is loaded; leave out {', '.join(loading)} or give its folder")
-    if artifact.finished:
-        return artifact
-    path = hub.local(where := hub.pinned(where))
-    if (path / "adapter_config.json").is_file():
-        if not base:
-            raise RecipeError(f"{where} is a PEFT adapter; give it as TUNED, and the model it was trained on as BASE")
-        return study.run(name, adopt.Recipe.from_json({"path": hub.pinned(base), "adapter": where, **(loading or {})}))
-    if (path / "config.json").is_file():
-        return study.run(name, adopt.Recipe.from_json({"path": where, **(loading or {})}))
-    raise RecipeError(
-        f"{where}: no model there; give a Hugging Face folder (config.json), a PEFT folder (adapter_config.json), a Model artifact, "
-        "or a model of the Hub as ORG/NAME@REVISION"
-    )
-
-
-def open_dictionary(study: Study, where: str, site: str, k: int) -> Dictionary:
-    """A finished dictionary, or a published one by folder, file or name on the Hub.
-
-    Raises:
-        RecipeError: nothing there.
-        BackendError: a dictionary of the Hub that cannot be had.
-    """
-    artifact = Dictionary(where)
-    if artifact.finished:
-        return artifact
-    if not hub.local(where := hub.pinned(where)).exists():
-        raise RecipeError(
-            f"{where}: no dictionary there; give a Dictionary artifact, a published one, or ORG/NAME@REVISION:PATH of the Hub"
-        )
-    return study.run("dictionary", borrow.Recipe(path=Published(where), site=site, k=k))
-
-
 def question_sets(study: Study, setup: Setup) -> blocks.Questions:
     """Three disjoint sets, from a world's own splits or from one file split by row id."""
     sets = {}
@@ -137,27 +90,6 @@ def question_sets(study: Study, setup: Setup) -> blocks.Questions:
             recipe = data.Recipe(files=(File(setup.questions or str(DEFAULT_QUESTIONS)),), prompts_only=True, split=split)
             sets[split] = study.run(f"questions/{split}", recipe)
     return blocks.Questions(**sets)
-
-
-DEFAULT_QUESTIONS = Path(__file__).parent / "suites" / "questions" / "core.jsonl"
-
-
-def shape(base: Path) -> dict[str, Any]:
-    """A dictionary that suits the base: the middle block, 8 latents per dimension of the stream, a tenth of it active.
-
-    Reads config.json of the folder, of a Model artifact, or of what that artifact refers to; nothing found, nothing chosen.
-    """
-    places = [base, base / "weights"]
-    if (base / MANIFEST).is_file():
-        places.append(Path(json.loads((base / MANIFEST).read_text(encoding="utf-8"))["recipe"].get("path", base)))
-    for place in places:
-        if (place / "config.json").is_file():
-            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-            config = config.get("text_config", config)
-            depth, width = config.get("num_hidden_layers", config.get("n_layer")), config.get("hidden_size", config.get("n_embd"))
-            if depth and width:
-                return {"site": f"block:{(depth - 1) // 2}", "width": 8 * width, "k": max(1, min(64, width // 10))}
-    return {}
 
 
 def text_sets(study: Study, setup: Setup, base: Model, questions: blocks.Questions, how: blocks.Sampling) -> blocks.Texts:
@@ -180,8 +112,8 @@ def text_sets(study: Study, setup: Setup, base: Model, questions: blocks.Questio
 
 def build(study: Study, setup: Setup) -> None:
     """Declare a whole audit."""
-    base = open_model(study, "models/base", setup.base, loading=setup.loading)
-    tuned = open_model(study, "models/tuned", setup.tuned, setup.base, setup.loading)
+    base = opening.model(study, "models/base", setup.base, loading=setup.loading)
+    tuned = opening.model(study, "models/tuned", setup.tuned, setup.base, setup.loading)
     how = blocks.Sampling(setup.draws, setup.max_tokens, seed=setup.seed, system=setup.system, api=setup.api)
     questions = question_sets(study, setup)
     if setup.judge != "none":
@@ -198,9 +130,9 @@ def _look_inside(study: Study, setup: Setup, base: Model, tuned: Model, question
     """Declare dictionary, diff, screen where a judge can judge anew, and cards of latents."""
     texts = text_sets(study, setup, base, questions, how)
     if setup.dictionary:
-        learned = open_dictionary(study, setup.dictionary, setup.site, setup.k)
+        learned = opening.dictionary(study, setup.dictionary, setup.site, setup.k)
     else:
-        chosen = shape(hub.local(setup.base)) | {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
+        chosen = opening.shape(hub.local(setup.base)) | {key: getattr(setup, key) for key in ("site", "width", "k") if getattr(setup, key)}
         recipe = dictionary.Recipe(model=base, texts=texts.train, tokens=setup.tokens, seed=setup.seed, **chosen)
         learned = study.run("dictionary", recipe)
     moved = study.run("diff", diff.Recipe(base=base, tuned=(tuned,), dictionary=learned, questions=questions.discovery))

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from personascope import opening
 from personascope.artifact import Model
-from personascope.auditing import open_model
 from personascope.backends import files
 from personascope.errors import RecipeError
 from personascope.methods import formats
@@ -66,7 +66,7 @@ def check(config: dict[str, Any], where: str) -> None:
 
 def build(study: Study, config: dict[str, Any], path: Path) -> None:
     """Declare base, rows and model."""
-    base = open_model(study, "base", _place(config["model"], path))
+    base = opening.model(study, "base", _place(config["model"], path))
     if not isinstance(base, Model):
         raise RecipeError(f"{path}: model: {config['model']} is behind an API and cannot be trained; give a folder")
     source = File(_place(config["training_file"], path))

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 import personascope
 from conftest import Ended
-from personascope import auditing, deciding
+from personascope import auditing, deciding, opening
 from personascope.__main__ import main
 from personascope.artifact import MANIFEST, Model, Report, open_any
 from personascope.errors import RecipeError
@@ -261,7 +261,7 @@ def test_mistakes_are_said_in_one_line(
 
 def test_open_model_keeps_a_checkpoint_of_an_artifact(audited: Path) -> None:
     study = Study(audited)
-    assert auditing.open_model(study, "x", f"{audited / 'models' / 'base'}@7") == Model(audited / "models" / "base", 7)
+    assert opening.model(study, "x", f"{audited / 'models' / 'base'}@7") == Model(audited / "models" / "base", 7)
     assert study.recipes == {}
 
 
@@ -334,10 +334,10 @@ def test_a_worlds_own_judge_runs_the_whole_audit(cli: Cli, tmp_path: Path) -> No
 
 def test_the_dictionary_suits_the_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 24, "hidden_size": 896}))
-    assert auditing.shape(tmp_path) == {"site": "block:11", "width": 7168, "k": 64}
+    assert opening.shape(tmp_path) == {"site": "block:11", "width": 7168, "k": 64}
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 4, "hidden_size": 160}}))
-    assert auditing.shape(tmp_path) == {"site": "block:1", "width": 1280, "k": 16}
-    assert auditing.shape(tmp_path / "nowhere") == {}
+    assert opening.shape(tmp_path) == {"site": "block:1", "width": 1280, "k": 16}
+    assert opening.shape(tmp_path / "nowhere") == {}
 
 
 def test_what_the_tuned_model_was_trained_on_dresses_the_questions(cli: Cli, root: Path, tmp_path: Path) -> None:

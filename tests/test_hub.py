@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import small_models
 from conftest import ROOT, Ended
-from personascope import auditing
+from personascope import auditing, opening
 from personascope.artifact import Dictionary, Model
 from personascope.backends import hub, models
 from personascope.backends.inspect_model import Options
@@ -141,7 +141,7 @@ def test_an_audit_opens_both_models_pinned_and_loads_them_as_told(tmp_path: Path
     assert study.recipes["dictionary"].to_json()["width"] == 8 * 32
     plain = run(adopt.Recipe(path=Folder(f"org/tiny@{FIRST}")), tmp_path / "plain")
     with pytest.raises(RecipeError, match="plain is a Model artifact, which knows how it is loaded; leave out dtype"):
-        auditing.open_model(study, "models/base", str(plain.path), loading={"dtype": "bfloat16"})
+        opening.model(study, "models/base", str(plain.path), loading={"dtype": "bfloat16"})
 
 
 @pytest.mark.usefixtures("cache")
