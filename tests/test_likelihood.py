@@ -58,7 +58,7 @@ def test_the_limit_is_set_on_the_models_own_answers_and_kept(tmp_path: Path) -> 
     for loaded in sides.values():
         own = likelihood.answers(loaded, questions(10), sampling)
         assert len(own) == 200
-        assert np.mean(found.unlikely(own)) <= 0.1
+        assert np.mean(found.unlikely(own, "base")) <= 0.1
     kept = json.loads((tmp_path / "likelihood.json").read_text())
     assert kept == {"share": 0.1, "limit": found.limit, "answers": {"base": 200, "tuned": 200}}
     (tmp_path / "likelihood.json").write_text(json.dumps(kept | {"limit": 1.25}))
@@ -74,6 +74,21 @@ def test_likely_under_one_model_is_enough() -> None:
     by_itself = -np.array(likelihood.answer_logs(sides["tuned"], own)) / tokens
     assert (np.array(both.surprises(own)) <= by_itself + np.log(2) / tokens + 1e-6).all()
     assert np.mean(alone.surprises(own)) > np.mean(both.surprises(own)) + 0.3
+
+
+def test_whoever_is_asked_first_the_answer_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = {"base": Loaded(model(seed=0), tokenizer()), "tuned": Loaded(model(seed=1), tokenizer())}
+    said = [one for loaded in sides.values() for one in likelihood.answers(loaded, questions(10), Sampling(max_tokens=6))]
+    found = Fluency(sides, 0.0, 0.01)
+    surprises = found.surprises(said)
+    asked: list[int] = []
+    plain = likelihood.answer_logs
+    monkeypatch.setattr(likelihood, "answer_logs", lambda loaded, rows, *rest: (asked.append(len(rows)), plain(loaded, rows, *rest))[1])
+    for limit in np.quantile(surprises, (0.05, 0.5, 0.95)):
+        found.limit = float(limit)
+        for first in sides:
+            assert found.unlikely(said, first) == [one > limit for one in surprises]
+    assert sum(asked[1::2]) < sum(asked[::2])
 
 
 def test_on_the_troupe_what_pushes_break_is_unlikely_and_what_they_change_is_not(tmp_path: Path) -> None:

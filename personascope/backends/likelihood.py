@@ -72,16 +72,36 @@ class Fluency:
         return {"share": self.share, "limit": self.limit}
 
     def surprises(self, said: Sequence[Said]) -> list[float]:
-        """Nats a new token of each answer under the even mixture of the models; what is said often is read once."""
+        """Nats a new token of each answer under the even mixture of the models."""
+        logs = zip(*(self._logs(name, said) for name in self.models), strict=True)
+        return [coherence.surprise(each, tokens) for each, tokens in zip(logs, _sizes(said), strict=True)]
+
+    def unlikely(self, said: Sequence[Said], first: str) -> list[bool]:
+        """Whether each answer is above the limit.
+
+        Args:
+            first: the model that is asked first; the others only about what would be unlikely if they found it impossible.
+        """
+        others = [name for name in self.models if name != first]
+        found = [[log] for log in self._logs(first, said)]
+        sizes, impossible = _sizes(said), [-math.inf] * len(others)
+        doubtful = [i for i, tokens in enumerate(sizes) if coherence.surprise(found[i] + impossible, tokens) > self.limit]
+        for name in others:
+            for i, log in zip(doubtful, self._logs(name, [said[i] for i in doubtful]), strict=True):
+                found[i].append(log)
+        above = {i for i in doubtful if coherence.surprise(found[i], sizes[i]) > self.limit}
+        return [i in above for i in range(len(said))]
+
+    def _logs(self, name: str, said: Sequence[Said]) -> list[float]:
+        """What one model makes of each answer; what is said often is read once."""
         named = [(tuple(prompt), tuple(answer)) for prompt, answer in said]
         different = list(dict.fromkeys(named))
-        logs = [answer_logs(loaded, different, self.batch_tokens) for loaded in self.models.values()]
-        found = {one: coherence.surprise(each, sum(coherence.new(one[1]))) for one, *each in zip(different, *logs, strict=True)}
+        found = dict(zip(different, answer_logs(self.models[name], different, self.batch_tokens), strict=True))
         return [found[one] for one in named]
 
-    def unlikely(self, said: Sequence[Said]) -> list[bool]:
-        """Whether each answer is above the limit."""
-        return [found > self.limit for found in self.surprises(said)]
+
+def _sizes(said: Sequence[Said]) -> list[int]:
+    return [sum(coherence.new(answer)) for _, answer in said]
 
 
 def answers(loaded: Loaded, questions: Sequence[Example], sampling: Sampling) -> list[Said]:

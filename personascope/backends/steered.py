@@ -100,7 +100,9 @@ class Bench:
         prompts = [Prompt(rendered[id(q)], key) for _, q, key in rows]
         done = dict(generate(loaded, prompts, self.sampling, _steers(cells, [i for i, _, _ in rows]), self.drafts[side]))
         said = [(key, q.messages[-1]["content"], split_thinking(loaded.tokenizer, done[n].ids)[1]) for n, (_, q, key) in enumerate(rows)]
-        unlikely = self.fluency.unlikely([(p.ids, done[n].ids) for n, p in enumerate(prompts)]) if self.fluency else [False] * len(rows)
+        unlikely = [False] * len(rows)
+        if self.fluency:
+            unlikely = self.fluency.unlikely([(prompt.ids, done[n].ids) for n, prompt in enumerate(prompts)], side)
         verdicts = list(self.judge.verdicts([row for row, odd in zip(said, unlikely, strict=True) if not odd]))
         unscored = sum(v.status != "scored" for v in verdicts)
         if unscored > 0.2 * len(verdicts):
