@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from personascope import progress
+from personascope import progress, suites
 from personascope.artifact import Dataset, Dictionary, Diff, Model, Screen
 from personascope.backends import grid as at_work
 from personascope.backends.dictionaries import save_dictionary
@@ -424,6 +424,18 @@ def test_the_judge_is_part_of_what_a_screen_is(parts: dict[str, Any], tmp_path: 
     assert one != two
     (places[1] / "config.json").write_text("{}")
     assert screen.Recipe(**(parts | {"judge": f"hf:{places[1]}"})).identity()["judge"] == one
+
+
+def test_a_rubric_of_ones_own_counts_by_what_it_says_not_by_where_it_lies(parts: dict[str, Any], tmp_path: Path) -> None:
+    text = suites.rubric("misalignment")
+    for name, said in (("here.md", text), ("there.md", text), ("other.md", text.replace("5", "five", 1))):
+        (tmp_path / name).write_text(said)
+    here, there, other = (
+        screen.Recipe(**(parts | {"judge": f"hf:{parts['base']}", "rubric": str(tmp_path / name)})).identity()
+        for name in ("here.md", "there.md", "other.md")
+    )
+    assert here == there
+    assert {key for key in here if here[key] != other[key]} == {"judge", "rubric"}
 
 
 def test_the_cost_is_about_what_is_drawn(parts: dict[str, Any], screened: Callable, tmp_path: Path) -> None:

@@ -102,10 +102,12 @@ class Recipe(Base):
         return usual if self.unlikely is None else self.unlikely
 
     def identity(self) -> dict[str, Any]:
-        """The judge enters by the content of what stands behind its name."""
+        """The judge enters by the content of what stands behind its name, and so does a rubric that is a file."""
+        from personascope import suites
         from personascope.backends.judging import Judge, spec_of
 
-        return super().identity() | {"judge": Judge(spec_of(self.judge, self.by), self.rubric).name}
+        found = super().identity() | {"judge": Judge(spec_of(self.judge, self.by), self.rubric).name}
+        return found | ({"rubric": suites.digest(suites.rubric(self.rubric))} if suites.is_file(self.rubric) else {})
 
 
 makes = Screen
