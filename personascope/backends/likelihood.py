@@ -26,7 +26,7 @@ HELD = 2**27
 def answer_logs(loaded: Loaded, said: Sequence[Said], batch_tokens: int = 8192) -> list[float]:
     """log p of each answer's new tokens (`coherence.new`) behind the prompt and all said before, in nats; the end of the turn is none."""
     found = [0.0] * len(said)
-    room = max(1, min(batch_tokens, HELD // loaded.model.get_input_embeddings().num_embeddings))
+    room = max(1, min(batch_tokens, HELD // loaded.model.get_input_embeddings().weight.shape[0]))
     for batch in plan_batches([len(prompt) + len(answer) for prompt, answer in said], room):
         ids, attention = pad([[*said[i][0], *said[i][1]] for i in batch], pad_id(loaded.tokenizer))
         labels, _ = pad([[*[IGNORED] * len(said[i][0]), *_counted(said[i][1])] for i in batch], IGNORED)
