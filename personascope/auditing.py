@@ -204,8 +204,8 @@ def summarize(study: Study, setup: Setup) -> dict[str, Any]:
         summary["diff"] = blocks.diff_section(study.artifact("diff"))
     meta: dict[str, Any] = {"base": setup.base, "tuned": setup.tuned, "judge": setup.judge, "system": setup.system or "none"}
     if setup.fix:
-        summary["realign"] = fixing.section(study)
         meta |= {"fix": setup.fix, "latent": fixing.followed(study)}
+        summary["realign"] = fixing.section(study, meta["latent"])
     return summary | {"seconds": study.seconds(), "sources": sources(study), "meta": meta}
 
 

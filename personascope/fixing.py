@@ -63,11 +63,10 @@ def followed(study: Study) -> int:
     return blocks.persona([study.artifact("screen")], [study.artifact("diff")])
 
 
-def section(study: Study) -> list[dict[str, Any]]:
-    """The curve of a summary: score, incoherence and the latent that is followed, by benign examples given."""
+def section(study: Study, latent: int) -> list[dict[str, Any]]:
+    """The curve of a summary: score, incoherence and one latent's Δ, by benign examples given."""
     places = looked(study)
     diffs = {0: "diff"} | {examples: f"{place}/diff" for examples, place in places.items()}
-    latent = followed(study)
     rows = []
     for examples, place in {0: "tuned", **places}.items():
         rates = blocks.findings_section(study.artifact(f"{place}/findings"))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import logsumexp
 
 OWN = 200
 """Answers of each model that a limit rests on, at least."""
@@ -14,9 +15,8 @@ def new(answer: Sequence[int]) -> list[bool]:
 
     A loop is likely, token for token, however absurd: what is said again tells nothing of whether it made sense.
     """
-    pairs = list(zip([None, *answer], answer, strict=False))
-    first = {pair: place for place, pair in reversed(list(enumerate(pairs)))}
-    return [first[pair] == place for place, pair in enumerate(pairs)]
+    first: dict[tuple[int | None, int], int] = {}
+    return [first.setdefault(pair, place) == place for place, pair in enumerate(zip([None, *answer], answer, strict=False))]
 
 
 def surprise(logs: Sequence[float], tokens: int) -> float:
@@ -26,10 +26,7 @@ def surprise(logs: Sequence[float], tokens: int) -> float:
         logs: log p of the answer's new tokens under each model, each behind all that was said before it.
         tokens: how many these are.
     """
-    if not tokens:
-        return 0.0
-    most = max(logs)
-    return -(most + math.log(sum(math.exp(log - most) for log in logs) / len(logs))) / tokens
+    return float(math.log(len(logs)) - logsumexp(logs)) / tokens if tokens else 0.0
 
 
 def limit(own: Mapping[str, Sequence[float]], share: float) -> float:

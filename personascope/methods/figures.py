@@ -37,10 +37,6 @@ def point(estimate: Any, x: float = 0.0, name: str = "") -> Point | None:
     return None if value is None else Point(value, low, high, x, name)
 
 
-BESIDE = "unablated"
-"""The whole base under the tuning of the ablated one, where that is a tuning of its own."""
-
-
 def subjects(summary: Summary) -> list[Subject]:
     """The models in the order a reader meets them; parts of a score stand below it."""
     found = []
@@ -54,9 +50,9 @@ def subjects(summary: Summary) -> list[Subject]:
             found.append(Subject(f"Fine-tune on {name} data", f"grades.{name}", values))
     if ablation := section(summary, "psm_ablation"):
         note = " (confounded)" if ablation.get("confounded") else ""
-        found.append(Subject("Same data, ablation base" + note, "psm_ablation", {k: v for k, v in ablation.items() if k != BESIDE}))
-        if beside := section(ablation, BESIDE):
-            found.append(Subject("Same data and tuning, whole base", f"psm_ablation.{BESIDE}", beside))
+        found.append(Subject("Same data, ablation base" + note, "psm_ablation", {k: v for k, v in ablation.items() if k != "unablated"}))
+        if whole := section(ablation, "unablated"):
+            found.append(Subject("Same data and tuning, whole base", "psm_ablation.unablated", whole))
     for name, values in section(summary, "behaviour").items():
         if isinstance(values, dict):
             side, comma, asked = name.partition(",")
